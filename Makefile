@@ -1,0 +1,52 @@
+# The verbs. `make demo` and `make test` need Python 3.11 to 3.13, a C compiler and cargo, and nothing installed by hand.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SEED ?= 1
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+install: $(VENV)/installed  ## the environment in .venv, from the hashed lock, with the Rust extension
+
+$(VENV)/uv/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "nanochat needs Python 3.11 to 3.13: make PYTHON=python3.12 ..."; exit 1; }
+	@command -v cargo >/dev/null || { echo "nanochat needs cargo to build its tokenizer trainer: install Rust"; exit 1; }
+	$(PYTHON) -m venv $(VENV)/uv
+	$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+$(VENV)/locked: requirements.lock | $(VENV)/uv/bin/uv
+	test -x $(BIN)/python || $(VENV)/uv/bin/uv venv --quiet --allow-existing --no-python-downloads --python $(VENV)/uv/bin/python $(VENV)
+	env -u PYTHONDONTWRITEBYTECODE $(VENV)/uv/bin/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
+	touch $@
+
+BPE := $(wildcard bpe/src/*.rs bpe/Cargo.* bpe/pyproject.toml bpe/python/nanobpe/*)
+
+$(VENV)/installed: $(VENV)/locked pyproject.toml $(BPE)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(VENV)/uv/bin/uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps --reinstall-package nanobpe ./bpe
+	$(VENV)/uv/bin/uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps --editable .
+	touch $@
+
+demo: install  ## the recipe `tiny` through Prefect on the CPU, from text to a registered model that chats (SEED=1)
+	$(BIN)/nanochat run tiny seed=$(SEED) --demo
+
+test: install  ## pytest and cargo test
+	cd bpe && cargo test --quiet
+	$(BIN)/python -m pytest
+
+check: install  ## lint, format and the README's generated parts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd bpe && cargo fmt --check && cargo clippy --quiet --all-targets -- -D warnings
+	$(BIN)/python -m nanochat readme --check
+
+lock: $(VENV)/uv/bin/uv  ## requirements.lock from requirements.in
+	$(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 requirements.in -o requirements.lock
+
+clean:  ## removes the environment and what runs left behind
+	rm -rf $(VENV) .nanochat bpe/target build *.egg-info
+
+.PHONY: help install demo test check lock clean

@@ -1,0 +1,141 @@
+//! The words of a corpus and how often each occurs: all that learning needs to know of it.
+//!
+//! Promises that counts made in parts and added are the counts made at once, and that the saved file depends on the
+//! text alone (words in order of their bytes). Does not cover integrity beyond its own format: whoever stores the file
+//! keeps its digest.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use crate::error::Error;
+use crate::split::Splitter;
+use crate::words::WordMap;
+
+const MAGIC: &[u8] = b"nanobpe-counts-1\n";
+/// Learning adds counts of pairs, of which there are fewer than bytes: below this no sum can overflow.
+const MOST_BYTES: u64 = i64::MAX as u64;
+
+/// Word counts of some text, and the pattern that cut it into words.
+pub struct Counts {
+    pattern: String,
+    total_bytes: u64,
+    words: WordMap,
+}
+
+impl Counts {
+    pub(crate) fn new(pattern: String, total_bytes: u64, words: WordMap) -> Self {
+        Self { pattern, total_bytes, words }
+    }
+
+    /// The pattern that cut the text.
+    pub fn pattern(&self) -> &str {
+        &self.pattern
+    }
+
+    /// Bytes of text counted.
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes
+    }
+
+    /// Number of distinct words.
+    pub fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    /// Whether no text was counted.
+    pub fn is_empty(&self) -> bool {
+        self.words.len() == 0
+    }
+
+    /// Calls `each` with every word and its count, in no order that means anything.
+    pub fn for_each(&self, each: impl FnMut(&[u8], u64)) {
+        self.words.for_each(each);
+    }
+
+    /// Words and counts in order of the words' bytes.
+    pub fn sorted(&self) -> Vec<(Vec<u8>, u64)> {
+        self.words.sorted()
+    }
+
+    /// The counts of both texts together; an error if their patterns differ.
+    pub fn plus(&self, other: &Self) -> Result<Self, Error> {
+        if self.pattern != other.pattern {
+            return Err(Error::PatternsDiffer(self.pattern.clone(), other.pattern.clone()));
+        }
+        let total_bytes = within_limits(self.total_bytes.checked_add(other.total_bytes))?;
+        let mut words = self.words.clone();
+        words.merge(&other.words);
+        Ok(Self { pattern: self.pattern.clone(), total_bytes, words })
+    }
+
+    /// Writes the counts to `path`: magic, then pattern, number of words, and per word its bytes and count; strings
+    /// after their length, all numbers 64 bits, little-endian. The file is whole or absent.
+    pub fn save(&self, path: &Path) -> Result<(), Error> {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let mut out = BufWriter::new(File::create(&partial)?);
+        out.write_all(MAGIC)?;
+        write_string(&mut out, self.pattern.as_bytes())?;
+        out.write_all(&(self.len() as u64).to_le_bytes())?;
+        for (word, count) in self.sorted() {
+            write_string(&mut out, &word)?;
+            out.write_all(&count.to_le_bytes())?;
+        }
+        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+        Ok(std::fs::rename(&partial, path)?)
+    }
+
+    /// Reads what `save` wrote; anything else is an error.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let file = std::fs::read(path)?;
+        let rest = file.strip_prefix(MAGIC);
+        let mut rest = rest.ok_or_else(|| Error::Malformed("it does not start as one".into()))?;
+        let pattern = String::from_utf8(take_string(&mut rest)?.to_vec());
+        let pattern = pattern.map_err(|_| Error::Malformed("its pattern is not UTF-8".into()))?;
+        Splitter::new(&pattern)?;
+        let (mut words, mut total_bytes, mut previous) = (WordMap::default(), 0, &b""[..]);
+        for _ in 0..take_u64(&mut rest)? {
+            let word = take_string(&mut rest)?;
+            let count = take_u64(&mut rest)?;
+            if word <= previous || count == 0 {
+                return Err(Error::Malformed(format!("after the word {previous:?}")));
+            }
+            let bytes = count.checked_mul(word.len() as u64).and_then(|bytes| bytes.checked_add(total_bytes));
+            total_bytes = within_limits(bytes)?;
+            words.add(word, count);
+            previous = word;
+        }
+        if !rest.is_empty() {
+            return Err(Error::Malformed(format!("{} bytes follow the last word", rest.len())));
+        }
+        Ok(Self { pattern, total_bytes, words })
+    }
+}
+
+fn within_limits(bytes: Option<u64>) -> Result<u64, Error> {
+    let too_large = || Error::TooLarge(format!("the counts stand for more than {MOST_BYTES} bytes of text"));
+    bytes.filter(|&bytes| bytes <= MOST_BYTES).ok_or_else(too_large)
+}
+
+fn write_string(out: &mut impl Write, string: &[u8]) -> std::io::Result<()> {
+    out.write_all(&(string.len() as u64).to_le_bytes())?;
+    out.write_all(string)
+}
+
+fn take<'f>(rest: &mut &'f [u8], length: u64) -> Result<&'f [u8], Error> {
+    let split = usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length));
+    let (taken, after) = split.ok_or_else(|| Error::Malformed("it ends too early".into()))?;
+    *rest = after;
+    Ok(taken)
+}
+
+fn take_u64(rest: &mut &[u8]) -> Result<u64, Error> {
+    let bytes = take(rest, 8)?;
+    Ok(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+}
+
+fn take_string<'f>(rest: &mut &'f [u8]) -> Result<&'f [u8], Error> {
+    let length = take_u64(rest)?;
+    take(rest, length)
+}

@@ -1,0 +1,69 @@
+//! Everything that a user can get wrong, each with what to do about it. Does not cover bugs of this crate: those are
+//! assertions.
+
+use std::fmt;
+
+/// What a user can get wrong.
+#[derive(Debug)]
+pub enum Error {
+    /// Fewer tokens asked for than there are bytes.
+    VocabSize(i64),
+    /// Fewer threads than one.
+    Threads(i64),
+    /// Not a regular expression.
+    Pattern {
+        /// The pattern as given.
+        pattern: String,
+        /// What the regex engine says.
+        reason: String,
+    },
+    /// No text at all.
+    EmptyCorpus,
+    /// The text has fewer merges than the vocabulary needs.
+    CorpusTooSmall {
+        /// Tokens asked for.
+        vocab_size: usize,
+        /// Tokens that the text gives.
+        reachable: usize,
+    },
+    /// Counts of words that were split differently cannot be added.
+    PatternsDiffer(String, String),
+    /// A file that is not what `Counts::save` writes.
+    Malformed(String),
+    /// More text or more distinct words than the integers in use can hold.
+    TooLarge(String),
+    /// The operating system refused a file or a thread.
+    Io(std::io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::VocabSize(size) => {
+                write!(f, "vocab_size={size}: the 256 single bytes are always in; ask for at least 256")
+            }
+            Self::Threads(threads) => write!(f, "threads={threads}: give at least 1, or None for one per core"),
+            Self::Pattern { pattern, reason } => write!(f, "pattern={pattern:?} cannot split text: {reason}"),
+            Self::EmptyCorpus => write!(f, "the corpus has no text: check that the texts are not all empty"),
+            Self::CorpusTooSmall { vocab_size, reachable } => write!(
+                f,
+                "vocab_size={vocab_size}: the corpus is too small, it gives {reachable} tokens at the most; \
+                 give more text or a smaller vocab_size"
+            ),
+            Self::PatternsDiffer(left, right) => {
+                write!(f, "counts made with different patterns cannot be added: {left:?} and {right:?}")
+            }
+            Self::Malformed(reason) => write!(f, "not a file of word counts: {reason}"),
+            Self::TooLarge(reason) => write!(f, "{reason}"),
+            Self::Io(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}

@@ -1,0 +1,162 @@
+//! The one file that knows Python: takes texts from any iterable, releases the interpreter lock while it works, looks
+//! for Ctrl-C between batches and merges, and turns each error into one typed exception. Does not cover anything else.
+
+use std::path::PathBuf;
+
+use pyo3::create_exception;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyString};
+
+use crate::counts::Counts;
+use crate::error::Error;
+use crate::learn::Vocabulary;
+use crate::{Counter, GPT4_PATTERN};
+
+const BATCH_BYTES: usize = 16 << 20;
+const BATCH_TEXTS: usize = 1 << 16;
+
+create_exception!(nanobpe, NanobpeError, PyValueError, "What this package refuses.");
+create_exception!(nanobpe, VocabularySizeError, NanobpeError, "vocab_size is below 256, the number of single bytes.");
+create_exception!(nanobpe, PatternError, NanobpeError, "The pattern is no regular expression, or gave up on a text.");
+create_exception!(nanobpe, EmptyCorpusError, NanobpeError, "There is no text.");
+create_exception!(nanobpe, CorpusTooSmallError, NanobpeError, "The text has fewer merges than vocab_size needs.");
+create_exception!(nanobpe, CountsError, NanobpeError, "Word counts that cannot be read or added.");
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::VocabSize(_) => VocabularySizeError::new_err(message),
+            Error::Threads(_) => NanobpeError::new_err(message),
+            Error::Pattern { .. } => PatternError::new_err(message),
+            Error::EmptyCorpus => EmptyCorpusError::new_err(message),
+            Error::CorpusTooSmall { .. } => CorpusTooSmallError::new_err(message),
+            Error::PatternsDiffer(..) | Error::Malformed(_) | Error::TooLarge(_) => CountsError::new_err(message),
+            Error::Io(error) => error.into(),
+        }
+    }
+}
+
+#[pyclass(name = "Counts", module = "nanobpe", frozen)]
+struct PyCounts(Counts);
+
+#[pymethods]
+impl PyCounts {
+    #[getter]
+    fn pattern(&self) -> &str {
+        self.0.pattern()
+    }
+
+    #[getter]
+    fn total_bytes(&self) -> u64 {
+        self.0.total_bytes()
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+
+    fn __add__(&self, py: Python<'_>, other: &Self) -> PyResult<Self> {
+        Ok(Self(py.detach(|| self.0.plus(&other.0))?))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<nanobpe.Counts of {} distinct words in {} bytes>", self.0.len(), self.0.total_bytes())
+    }
+
+    fn items<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let words = py.detach(|| self.0.sorted());
+        PyList::new(py, words.into_iter().map(|(word, count)| (PyBytes::new(py, &word), count)))
+    }
+
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        Ok(py.detach(|| self.0.save(&path))?)
+    }
+
+    #[staticmethod]
+    fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        Ok(Self(py.detach(|| Counts::load(&path))?))
+    }
+}
+
+#[pyclass(name = "Vocabulary", module = "nanobpe", frozen)]
+struct PyVocabulary(Vocabulary);
+
+#[pymethods]
+impl PyVocabulary {
+    #[getter]
+    fn pattern(&self) -> &str {
+        &self.0.pattern
+    }
+
+    #[getter]
+    fn tokens<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, self.0.tokens.iter().map(|token| PyBytes::new(py, token)))
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.tokens.len()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<nanobpe.Vocabulary of {} tokens>", self.0.tokens.len())
+    }
+}
+
+/// Hands the texts to `counter` batch by batch, with the lock released while a batch is counted.
+fn feed(counter: &mut Counter, texts: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = texts.py();
+    if texts.is_instance_of::<PyString>() {
+        return Err(PyTypeError::new_err("texts must be an iterable of str, not one str: put it in a list"));
+    }
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    for text in texts.try_iter()? {
+        let text = text?.cast_into::<PyString>()?;
+        bytes += text.to_str()?.len();
+        batch.push(text);
+        if bytes >= BATCH_BYTES || batch.len() >= BATCH_TEXTS {
+            flush(py, counter, &mut batch)?;
+            bytes = 0;
+        }
+    }
+    flush(py, counter, &mut batch)
+}
+
+fn flush(py: Python<'_>, counter: &mut Counter, batch: &mut Vec<Bound<'_, PyString>>) -> PyResult<()> {
+    let texts = batch.iter().map(|text| text.to_str()).collect::<PyResult<Vec<&str>>>()?;
+    py.detach(|| counter.add(&texts))?;
+    batch.clear();
+    py.check_signals()
+}
+
+#[pyfunction]
+#[pyo3(signature = (texts, *, pattern = GPT4_PATTERN, threads = None))]
+fn count(texts: &Bound<'_, PyAny>, pattern: &str, threads: Option<i64>) -> PyResult<PyCounts> {
+    let mut counter = Counter::new(pattern, threads)?;
+    feed(&mut counter, texts)?;
+    Ok(PyCounts(texts.py().detach(|| counter.finish())))
+}
+
+#[pyfunction]
+#[pyo3(signature = (counts, *, vocab_size))]
+fn learn(py: Python<'_>, counts: &PyCounts, vocab_size: i64) -> PyResult<PyVocabulary> {
+    let check = || Python::attach(|py| py.check_signals());
+    Ok(PyVocabulary(py.detach(|| crate::learn(&counts.0, vocab_size, check))?))
+}
+
+#[pymodule]
+fn _nanobpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    module.add("GPT4_PATTERN", GPT4_PATTERN)?;
+    module.add("NanobpeError", py.get_type::<NanobpeError>())?;
+    module.add("VocabularySizeError", py.get_type::<VocabularySizeError>())?;
+    module.add("PatternError", py.get_type::<PatternError>())?;
+    module.add("EmptyCorpusError", py.get_type::<EmptyCorpusError>())?;
+    module.add("CorpusTooSmallError", py.get_type::<CorpusTooSmallError>())?;
+    module.add("CountsError", py.get_type::<CountsError>())?;
+    module.add_class::<PyCounts>()?;
+    module.add_class::<PyVocabulary>()?;
+    module.add_function(wrap_pyfunction!(count, module)?)?;
+    module.add_function(wrap_pyfunction!(learn, module)?)
+}

@@ -1,0 +1,135 @@
+//! Cuts text into the pieces that merges never cross: by the scanner where the pattern is of the GPT-4 family, by
+//! fancy-regex otherwise. Promises that the pieces joined are the text: what a pattern does not match is a piece of
+//! its own. Does not cover what to do with the pieces.
+
+use fancy_regex::Regex;
+
+use crate::error::Error;
+use crate::scan::Scanner;
+
+/// The pattern of GPT-4 (tiktoken's cl100k_base, of 2023), but with digit groups of at most 2 and not 3: a small
+/// vocabulary has no room for a thousand numbers.
+pub const GPT4_PATTERN: &str =
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+
+/// A way to cut text into pieces.
+#[derive(Clone)]
+pub enum Splitter {
+    /// The hand-written one.
+    Scanner(Scanner),
+    /// Any other pattern.
+    Regex(Box<Regex>),
+}
+
+impl Splitter {
+    /// The fastest splitter for `pattern`; an error if it is not a regular expression.
+    pub fn new(pattern: &str) -> Result<Self, Error> {
+        if let Some(digits) = gpt4_digits(pattern) {
+            return Ok(Self::Scanner(Scanner::new(digits)));
+        }
+        match Regex::new(pattern) {
+            Ok(regex) => Ok(Self::Regex(Box::new(regex))),
+            Err(error) => Err(refusal(pattern, &error)),
+        }
+    }
+
+    /// Calls `each` with the pieces of `text`, in order; an error where the regex engine gives up.
+    pub fn split<'t>(&self, text: &'t str, mut each: impl FnMut(&'t [u8])) -> Result<(), Error> {
+        match self {
+            Self::Scanner(scanner) => {
+                let (text, mut start) = (text.as_bytes(), 0);
+                while start < text.len() {
+                    let end = scanner.piece_end(text, start);
+                    each(&text[start..end]);
+                    start = end;
+                }
+                Ok(())
+            }
+            Self::Regex(regex) => split_by_regex(regex, text, each),
+        }
+    }
+}
+
+fn split_by_regex<'t>(regex: &Regex, text: &'t str, mut each: impl FnMut(&'t [u8])) -> Result<(), Error> {
+    let mut covered = 0;
+    let mut piece = |start: usize, end: usize| {
+        if start < end {
+            each(&text.as_bytes()[start..end]);
+        }
+    };
+    for found in regex.find_iter(text) {
+        let found = found.map_err(|error| refusal(regex.as_str(), &error))?;
+        if found.start() < found.end() {
+            piece(covered, found.start());
+            piece(found.start(), found.end());
+            covered = found.end();
+        }
+    }
+    piece(covered, text.len());
+    Ok(())
+}
+
+/// The size of the digit groups, if `pattern` is the GPT-4 one but for that.
+fn gpt4_digits(pattern: &str) -> Option<usize> {
+    (1..=9).find(|digits| pattern == GPT4_PATTERN.replace("{1,2}", &format!("{{1,{digits}}}")))
+}
+
+fn refusal(pattern: &str, error: &fancy_regex::Error) -> Error {
+    Error::Pattern { pattern: pattern.to_owned(), reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(splitter: &Splitter, text: &str) -> Vec<String> {
+        let mut out = Vec::new();
+        let each = |piece: &[u8]| out.push(String::from_utf8(piece.to_vec()).unwrap());
+        splitter.split(text, each).unwrap();
+        out
+    }
+
+    #[test]
+    fn what_the_pattern_does_not_match_is_a_piece() {
+        let splitter = Splitter::new("[a-z]+|x*").unwrap();
+        assert_eq!(pieces(&splitter, "12ab, cd!"), ["12", "ab", ", ", "cd", "!"]);
+    }
+
+    #[test]
+    fn the_scanner_takes_the_family_and_nothing_else() {
+        for (pattern, scanned) in [
+            (GPT4_PATTERN.to_owned(), true),
+            (GPT4_PATTERN.replace("{1,2}", "{1,3}"), true),
+            (GPT4_PATTERN.replace("{1,2}", "{1,12}"), false),
+            (format!("{GPT4_PATTERN}|x"), false),
+        ] {
+            assert_eq!(matches!(Splitter::new(&pattern), Ok(Splitter::Scanner(_))), scanned, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn the_scanner_splits_as_the_regex_does_after_every_pair_of_kinds() {
+        let kinds =
+            ["a", "é", "日", "1", "½", " ", "\t", "\u{a0}", "\n", "\r", "!", "'", "'s", "'LL", "ſ", "😀", "\u{301}"];
+        for digits in 1..=3 {
+            let pattern = GPT4_PATTERN.replace("{1,2}", &format!("{{1,{digits}}}"));
+            let scanner = Splitter::new(&pattern).unwrap();
+            let regex = Splitter::Regex(Box::new(Regex::new(&pattern).unwrap()));
+            let quadruples = (0..kinds.len().pow(4)).map(|n| {
+                let pick = |power: u32| kinds[n / kinds.len().pow(power) % kinds.len()];
+                [pick(0), pick(1), pick(2), pick(3)].concat()
+            });
+            for text in quadruples {
+                assert_eq!(pieces(&scanner, &text), pieces(&regex, &text), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_is_none_or_gives_up_is_an_error() {
+        assert!(matches!(Splitter::new("(a"), Err(Error::Pattern { .. })));
+        let splitter = Splitter::new(r"(?=(a|aa)+$)\1b").unwrap();
+        let text = "a".repeat(10_000) + "c";
+        assert!(matches!(splitter.split(&text, |_| {}), Err(Error::Pattern { .. })));
+    }
+}

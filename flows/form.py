@@ -1,0 +1,59 @@
+"""The run form: pydantic models made from the declarations, one box per stage, one field per knob.
+
+Promises: the form, the command line and the addresses know the same knobs, because all read the same classes; only
+what was filled in is sent; an unknown knob or a value out of bounds is refused by the server. It checks nothing that
+the stages check themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from nanochat.pipeline import STAGES
+from nanochat.recipes import RECIPES
+from nanochat.stage import Knob, Stage
+
+RecipeName = Literal[tuple(RECIPES)]  # type: ignore[valid-type]
+StageName = Literal[tuple(STAGES)]  # type: ignore[valid-type]
+
+
+def _field(knob: Knob) -> tuple[Any, Any]:
+    """An empty box: what is left empty keeps the recipe's value."""
+    kind = Literal["true", "false"] if knob.type is bool else knob.type  # a switch's "off" could not be told from unset
+    suffix = "" if knob.kind == "identity" else " (changes only how the result is reached)"
+    rules = {"ge": knob.at_least, "le": knob.at_most} if knob.type in (int, float) else {}
+    return kind, Field(
+        default=None,
+        title=knob.name,
+        description=f"{knob.help}{suffix}",
+        json_schema_extra=lambda schema: schema.pop("default", None),
+        **{name: value for name, value in rules.items() if value is not None},
+    )
+
+
+def _model(stage: type[Stage]) -> type[BaseModel]:
+    fields = {name: _field(knob) for name, knob in stage.knobs().items()}
+    made = create_model(stage.__name__, __config__=ConfigDict(extra="forbid", title=stage.name), **fields)
+    made.__doc__ = stage.summary()
+    return made
+
+
+def _box(stage: type[Stage]) -> tuple[Any, Any]:
+    model = _model(stage)
+    return model, Field(default_factory=model, title=stage.name, description=stage.summary())
+
+
+Knobs = create_model(
+    "Knobs",
+    __config__=ConfigDict(extra="forbid", title="knobs"),
+    **{name: _box(stage) for name, stage in STAGES.items() if stage.knobs()},
+)
+Knobs.__doc__ = "What to change of the recipe; empty boxes keep its values."
+
+
+def settings_of(knobs: BaseModel) -> list[str]:
+    """What was filled in, as `STAGE.KNOB=VALUE`."""
+    filled = knobs.model_dump(exclude_none=True)
+    return [f"{stage}.{name}={value}" for stage, values in filled.items() for name, value in values.items()]

@@ -1,0 +1,220 @@
+"""Artifacts in S3 (any endpoint), behind the library's small `Store`; the only file that knows boto3.
+
+Promises: the same addresses and digests as the local folder; time-outs and bounded retries with backoff everywhere; large
+files go and come in parallel parts, each tried again by itself; what is read was verified by digest (cache.py); exactly
+one conditional put wins. All failures are the `Store`'s own (`Conflict`, `Damaged`, `OSError` with the remedy), never
+botocore's. Endpoint and credentials are found as boto3 finds them. It deletes nothing but what it is told to.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+
+from flows.cache import Cache
+from nanochat.store import Conflict, Damaged, FileStore, Store
+
+MIB = 1024 * 1024
+CACHE_BYTES = 100 * 1024 * MIB
+PART_BYTES = 16 * MIB
+ATTEMPTS = 6  # of one request; botocore waits up to 20 s between two
+CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+REMEDIES = {
+    "NoSuchBucket": "the bucket does not exist: create it",
+    "AccessDenied": "access is denied: allow these credentials to get, put, delete and list there",
+    "403": "access is denied: allow these credentials to get, put, delete and list there",
+    "InvalidAccessKeyId": f"the access key is not known there: {CREDENTIALS}",
+    "SignatureDoesNotMatch": f"the secret key is wrong: {CREDENTIALS}",
+    "ExpiredToken": f"the credentials have expired: {CREDENTIALS}",
+}
+
+
+def open_store(uri: str, cache: Path, endpoint: str = "", cache_bytes: int = CACHE_BYTES) -> Store:
+    """The store of a URI: a folder (plain path or file://) or s3://BUCKET/PREFIX.
+
+    `cache` is where files of a remote store lie locally, `endpoint` an S3 server other than AWS's (the environment's
+    AWS_ENDPOINT_URL does as well). ValueError for any other URI.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "s3" and parts.netloc:
+        return S3Store(parts.netloc, parts.path.strip("/"), Cache(cache, cache_bytes), endpoint)
+    if parts.scheme == "file" and parts.path.startswith("/") and parts.netloc in ("", "localhost"):
+        return FileStore(Path(parts.path))
+    if uri and "://" not in uri and parts.scheme != "s3":
+        return FileStore(Path(uri))
+    raise ValueError(f"store = {uri!r}: give a folder, file:///FOLDER or s3://BUCKET/PREFIX")
+
+
+class S3Store(Store):
+    """A prefix of a bucket."""
+
+    def __init__(self, bucket: str, prefix: str, cache: Cache, endpoint: str = "") -> None:
+        self.bucket, self.prefix, self.cache, self.endpoint = bucket, prefix, cache, endpoint
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._transfer = TransferConfig(
+            multipart_threshold=PART_BYTES,
+            multipart_chunksize=PART_BYTES,
+            max_concurrency=8,
+            num_download_attempts=ATTEMPTS,
+        )
+
+    @cached_property
+    def _client(self) -> Any:
+        return self._connect(connect_timeout=5, read_timeout=30, attempts=ATTEMPTS)
+
+    @cached_property
+    def _brief_client(self) -> Any:
+        """For renewing a lease: must give up, all attempts together, before others may take the holder for dead."""
+        return self._connect(connect_timeout=3, read_timeout=8, attempts=3)
+
+    def _connect(self, *, connect_timeout: float, read_timeout: float, attempts: int) -> Any:
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            max_pool_connections=64,
+        )
+        with self._told("connecting"):
+            return boto3.session.Session().client("s3", endpoint_url=self.endpoint or None, config=config)
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Turns the failures of boto3 into OSError, with what to do about it."""
+        try:
+            yield
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise PermissionError(f"{self.uri}: {error}: {CREDENTIALS}") from error
+        except (BotoCoreError, ClientError, Boto3Error) as error:
+            code = _code(error)
+            kind = PermissionError if code in REMEDIES and code != "NoSuchBucket" else OSError
+            raise kind(f"{self.uri}: {what}: {REMEDIES.get(code, error)}") from error
+
+    def get(self, key: str) -> tuple[bytes, str] | None:
+        with self._told(f"reading {key}"):
+            try:
+                return self._read(self._key(key))
+            except ClientError as error:
+                if _code(error) in ("NoSuchKey", "404"):
+                    return None
+                raise
+
+    def _read(self, key: str) -> tuple[bytes, str]:
+        """Botocore repeats requests, but leaves a connection that breaks within an answer to its caller."""
+        for attempt in range(ATTEMPTS):
+            answer = self._client.get_object(Bucket=self.bucket, Key=key)
+            try:
+                with answer["Body"] as body:
+                    return body.read(), answer["ETag"]
+            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.1 * 2**attempt)
+        raise AssertionError(key)
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        condition = {"IfNoneMatch": "*"} if if_absent else {} if if_match is None else {"IfMatch": if_match}
+        client = self._client if if_match is None else self._brief_client
+        with self._told(f"writing {key}"):
+            try:
+                return client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)["ETag"]
+            except ClientError as error:
+                if not condition or not _is_conflict(error):
+                    raise
+                conflict = error
+        # The first try may have won although its answer was lost: then what lies there is ours.
+        if (
+            conflict.response["ResponseMetadata"].get("RetryAttempts", 0)
+            and (found := self.get(key))
+            and found[0] == data
+        ):
+            return found[1]
+        raise Conflict(f"{self.uri}/{key}") from conflict
+
+    def delete(self, key: str) -> None:
+        with self._told(f"deleting {key}"):
+            self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+    def upload(self, key: str, path: Path, sha256: str) -> None:
+        extra = {"Metadata": {"sha256": sha256}}
+        with self._told(f"uploading {key}"):
+            self._client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs=extra, Config=self._transfer)
+
+    def download(self, key: str, path: Path) -> None:
+        """Copies an object into a file, unverified. Damaged: there is none."""
+        with self._told(f"downloading {key}"):
+            try:
+                self._client.download_file(self.bucket, self._key(key), str(path), Config=self._transfer)
+            except ClientError as error:
+                if _code(error) in ("NoSuchKey", "404"):
+                    raise Damaged(f"{key} is missing") from None
+                if _code(error) == "412":  # replaced while its parts were being read
+                    raise Damaged(f"{key} changed while it was read") from None
+                raise
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
+        skip = len(self._key(""))
+        with self._told("listing"):
+            for page in pages:
+                yield from (entry["Key"][skip:] for entry in page.get("Contents", ()))
+
+    def fetch(self, address: str) -> Path:
+        record = self.record(address)
+        if record is None:
+            raise KeyError(address)
+        try:
+            return self.cache.artifact(
+                address, record["files"], lambda name, path: self.download(f"{address}/{name}", path)
+            )
+        except Damaged as error:
+            remedy = f"make it again with --force {address.split('/')[0]}"
+            raise Damaged(f"{address} in {self.uri}: {error}; {remedy}") from None
+
+    def check_writable(self) -> None:
+        """As of any store; and the server must keep conditions, or two runs would hold one lease."""
+        super().check_writable()
+        key = f"probe-{uuid.uuid4().hex}"
+        self.put(key, b"nanochat")
+        try:
+            self.put(key, b"nanochat", if_absent=True)
+        except Conflict:
+            return
+        finally:
+            self.delete(key)
+        raise ValueError(
+            f"store = {self.uri!r}: the server ignores If-None-Match: name one that has conditional writes"
+        )
+
+
+def _code(error: Exception) -> str:
+    """S3's own word for what went wrong; boto3 wraps some of its errors once more."""
+    cause = error if isinstance(error, ClientError) else error.__context__
+    return cause.response.get("Error", {}).get("Code", "") if isinstance(cause, ClientError) else ""
+
+
+def _is_conflict(error: ClientError) -> bool:
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+    return status in (409, 412) or (status == 404 and _code(error) == "NoSuchKey")

@@ -1,0 +1,206 @@
+"""Models and training checkpoints on disk: safetensors and JSON, nothing that could execute.
+
+A training checkpoint is a directory `step-000123` with the weights, the whole optimizer state, the position of the run and
+a manifest of sizes and digests. Promises: complete or invisible (written under another name, manifest last, synced to the
+disk, then renamed), whenever the process is killed; a damaged one is passed over for the one before it, and says so; an
+older one goes only when a newer one is durable; an existing step is never written over. Not here: when to save
+(nanochat/train.py), and copies in the store.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nanochat.model import GPT, GPTConfig
+
+ARCHITECTURE_VERSION = 1  # raised when the same model.json stands for another function
+WEIGHTS, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+MODEL_JSON = "model.json"
+KEEP_LAST = 2  # one to fall back on when the newest turns out damaged
+
+log = logging.getLogger(__name__)
+
+
+def save_model(model: GPT, directory: Path, **extra: Any) -> None:
+    """Writes `model.safetensors` (fp32) and `model.json`: the config, the architecture's version and `extra`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_tensors(directory / WEIGHTS, {name: weight.float() for name, weight in model.state_dict().items()})
+    facts = {"architecture_version": ARCHITECTURE_VERSION, **model.config.as_dict(), **extra}
+    _write_json(directory / MODEL_JSON, facts)
+
+
+def load_model(directory: Path, device: torch.device | str = "cpu") -> tuple[GPT, dict[str, Any]]:
+    """The model in `directory` and all that its `model.json` says. Every weight must be there, and no other.
+
+    Raises:
+        ValueError: a file is missing or cut, the architecture is another version's, or the weights do not fit.
+    """
+    facts = read_model_json(directory)
+    with torch.device("meta"):
+        model = GPT(GPTConfig.from_dict(facts))
+    weights = _read_tensors(directory / WEIGHTS)
+    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        first = f"{wrong[0]}: the config says {expected.get(wrong[0])}, the file holds {found.get(wrong[0])}"
+        raise ValueError(f"{directory / WEIGHTS} does not fit its {MODEL_JSON} in {len(wrong)} tensors ({first})")
+    model.load_state_dict(weights, assign=True)
+    return model.to(device), facts
+
+
+def read_model_json(directory: Path) -> dict[str, Any]:
+    """What `model.json` says, after a look at its version. Raises ValueError as `load_model` does."""
+    path = directory / MODEL_JSON
+    if not path.is_file():
+        raise ValueError(f"no model in {directory}: there is no {MODEL_JSON}")
+    facts = json.loads(path.read_text())
+    if (version := facts.get("architecture_version")) != ARCHITECTURE_VERSION:
+        raise ValueError(
+            f"{path}: architecture version {version}, this code computes version {ARCHITECTURE_VERSION}: "
+            "use the code that trained it, or train again"
+        )
+    return facts
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk: after `step` optimizer steps."""
+
+    directory: Path
+    step: int
+
+    def state(self) -> dict[str, Any]:
+        """What the loop needs besides tensors."""
+        return json.loads((self.directory / STATE).read_text())
+
+    def weights(self) -> dict[str, Tensor]:
+        """Weights by name, on the CPU."""
+        return _read_tensors(self.directory / WEIGHTS)
+
+    def optimizer(self) -> dict[str, Tensor]:
+        """Whole optimizer state by name, on the CPU, of no particular number of ranks."""
+        return _read_tensors(self.directory / OPTIMIZER)
+
+
+def save(
+    root: Path, step: int, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
+) -> Checkpoint:
+    """Writes `root`/step-NNNNNN; when it returns, the checkpoint survives a power cut.
+
+    Raises:
+        FileExistsError: that step is there already, whole: two runs work in the same place.
+    """
+    final = root / f"step-{step:06d}"
+    if final.exists():
+        if not (cause := damage(final)):
+            raise FileExistsError(f"{final} is there already and whole: another run works in the same directory")
+        log.warning("replacing the damaged checkpoint %s (%s)", final, cause)
+    root.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(root)
+    fresh = root / f".saving-{final.name}"
+    fresh.mkdir()
+    _write_tensors(fresh / WEIGHTS, weights)
+    _write_tensors(fresh / OPTIMIZER, optimizer)
+    _write_json(fresh / STATE, {"step": step, **state})
+    files = {name: _describe(fresh / name) for name in (WEIGHTS, OPTIMIZER, STATE)}
+    _write_json(fresh / MANIFEST, {"format": "nanochat-checkpoint-1", "step": step, "files": files})
+    _sync(fresh)
+    if final.exists():
+        final.rename(root / f".damaged-{final.name}")
+    fresh.rename(final)
+    _sync(root)
+    return Checkpoint(final, step)
+
+
+def newest(root: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole, or None; those passed over are named with what is wrong with them."""
+    for step, directory in reversed(_listed(root)):
+        if not (cause := damage(directory)):
+            return Checkpoint(directory, step)
+        log.warning("checkpoint %s is damaged (%s): falling back to an older one", directory, cause)
+    return None
+
+
+def prune(root: Path, keep_last: int = KEEP_LAST) -> None:
+    """Removes all but the newest `keep_last` checkpoints. Call it when a newer one is durable, never before."""
+    assert keep_last >= 1, f"keep_last = {keep_last} would remove the only checkpoint"
+    for _, directory in _listed(root)[:-keep_last]:
+        gone = root / f".pruned-{directory.name}"
+        directory.rename(gone)  # at once, so that a kill half-way leaves nothing that looks like a checkpoint
+        shutil.rmtree(gone)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Removes what killed processes left behind: their names start with a dot, and no other's do."""
+    for leftover in root.glob(".*-step-*"):
+        shutil.rmtree(leftover)
+
+
+def damage(directory: Path) -> str:
+    """What is wrong with a checkpoint, or an empty string: the files are held against the manifest, byte for byte."""
+    manifest = directory / MANIFEST
+    if not manifest.is_file():
+        return f"there is no {MANIFEST}"
+    try:
+        files = json.loads(manifest.read_text())["files"]
+    except (ValueError, KeyError, TypeError):
+        return f"{MANIFEST} is no manifest"
+    for name, facts in files.items():
+        if not (directory / name).is_file():
+            return f"{name} is missing"
+        if (size := (directory / name).stat().st_size) != facts["size"]:
+            return f"{name} has {size} bytes instead of {facts['size']}"
+        if _describe(directory / name) != facts:
+            return f"{name} has another digest than the manifest"
+    return ""
+
+
+def _listed(root: Path) -> list[tuple[int, Path]]:
+    """Directories with a manifest, oldest first."""
+    found = ((re.fullmatch(r"step-(\d+)", path.parent.name), path.parent) for path in root.glob(f"step-*/{MANIFEST}"))
+    return sorted((int(match[1]), directory) for match, directory in found if match)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    _sync(path)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error}): fetch or make it again") from error
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")
+    _sync(path)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    """Forces a file or a directory's entries to the disk: a rename is durable only after its directory is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,179 @@
+"""Starts a stage as a process of its own, follows it, and leaves nothing behind.
+
+A spec file goes in, files come out. Promises: the output of every rank goes to files (no pipe that could block the
+trainer or hold a dead run open); the whole process group ends when asked, by TERM, then KILL; a stage whose parent dies
+ends too; the cause of a failure comes back in one line. It does not know what a stage is about.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat.lease import started_at
+
+MARK = "NANOCHAT_LAUNCH"  # in the environment of every process of a stage: how leftovers are found
+PARENT = "NANOCHAT_PARENT"
+RESUME = "resume.json"  # written by a stage that saved and wants to be resumed
+GRACE_SECONDS = 60.0
+ORPHAN_SECONDS = 20.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class StageFailed(Exception):
+    """A stage's process failed; the message is the cause."""
+
+
+class Stopped(Exception):
+    """A stage was stopped on request; what it had saved lies in its work directory."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """What is started: the spec, how many ranks, and where output goes."""
+
+    spec: Path
+    num_ranks: int
+    logs: Path
+    mark: str
+
+    def command(self) -> list[str]:
+        """One rank runs the stage directly; several through torchrun, which gives each its own log file."""
+        python = [sys.executable, "-m", "nanochat"]
+        if self.num_ranks == 1:
+            return [*python, "stage", str(self.spec)]
+        return [*python, "ranks", str(self.num_ranks), str(self.spec), "--logs", str(self.logs / "ranks")]
+
+
+def run(process: Process, tick: Callable[[], str | None], *, grace: float = GRACE_SECONDS) -> int:
+    """Runs to the end and returns the exit code.
+
+    `tick` is called five times a second; a text from it is the reason to stop (Stopped is raised then).
+    """
+    sweep(process.mark)
+    process.logs.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, MARK: process.mark, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    log = (process.logs / "stage.log").open("ab")
+    with log:
+        child = subprocess.Popen(
+            process.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    reason = None
+    try:
+        while (code := child.poll()) is None:
+            if (reason := tick()) is not None:
+                break
+            time.sleep(0.2)
+    finally:
+        _end(child, grace)
+        sweep(process.mark)
+    tick()
+    if reason is not None:
+        raise Stopped(reason)
+    return code if code is not None else child.returncode
+
+
+def _end(child: subprocess.Popen[bytes], grace: float) -> None:
+    """TERM to the group, time to save, then KILL."""
+    if child.poll() is not None:
+        return
+    _signal_group(child.pid, signal.SIGTERM)
+    try:
+        child.wait(grace)
+    except subprocess.TimeoutExpired:
+        _signal_group(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(leader, number)
+    except ProcessLookupError:
+        return
+
+
+def marked(mark: str) -> list[int]:
+    """Processes that bear the mark (Linux; elsewhere none are found)."""
+    wanted, found = f"{MARK}={mark}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+        except OSError:  # gone, or not ours
+            continue
+    return found
+
+
+def sweep(mark: str, *, seconds: float = 10.0) -> None:
+    """Kills what is left of an earlier attempt (ranks have sessions of their own) and waits until it is gone."""
+    deadline = time.monotonic() + seconds
+    while left := [pid for pid in marked(mark) if started_at(pid)]:
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        if time.monotonic() > deadline:
+            raise StageFailed(f"processes {left} of an earlier attempt cannot be killed: end them by hand")
+        time.sleep(0.05)
+
+
+def die_with_parent() -> None:
+    """To be called first in a stage's process: when the launcher dies, this one gets TERM, and ends soon in any case."""
+    if PARENT not in os.environ:
+        return
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    threading.Thread(target=_watch_parent, args=(parent,), name="parent watch", daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)  # where prctl is absent, or the parent was gone before it was called
+    time.sleep(ORPHAN_SECONDS)
+    os._exit(1)
+
+
+def cause(code: int, error: Mapping[str, Any] | None, log: Path) -> str:
+    """Why a stage failed, in one line: what it said itself, else its signal, else the end of its log."""
+    if error is not None:
+        said = f"{error['type']}: {error['message']}"
+        return f"{_kind(said)}{said}" + (f" (rank {error['rank']})" if error.get("rank") else "")
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = ": out of host memory, or killed by hand" if code == -signal.SIGKILL else ""
+        return f"killed by {name}{hint}; the log is {log}"
+    return f"exit code {code}: {_tail(log) or 'no output'}; the log is {log}"
+
+
+def _kind(said: str) -> str:
+    low = said.lower()
+    if "out of memory" in low or "memoryerror" in low:
+        return "out of memory (lower device_batch_size): "
+    return "communication between ranks: " if "nccl" in low or "gloo" in low else ""
+
+
+def _tail(log: Path, lines: int = 5) -> str:
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4000))
+        return " | ".join(line for line in file.read().decode(errors="replace").splitlines()[-lines:] if line.strip())
+
+
+def read_error(work: Path) -> dict[str, Any] | None:
+    """What the failed process wrote about itself: the rank that failed first speaks."""
+    reports = sorted(work.glob("error*.json"), key=lambda path: path.stat().st_mtime)
+    return json.loads(reports[0].read_text()) if reports else None

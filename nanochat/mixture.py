@@ -1,0 +1,2 @@
+"""placeholder, being written"""
+def parse_mixture(text, where="mixture"): return {}

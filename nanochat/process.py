@@ -1,0 +1,88 @@
+"""The inside of a stage's process: spec in, files out.
+
+Reads the spec, does the stage's work, writes `result.json`, or `error.json` with the cause. Promises: exit code 0 only
+after the result is written; 75 when the stage saved and wants to be resumed. The environment of torchrun is read here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from nanochat import launch, metrics, pipeline
+from nanochat.runner import code_digests
+from nanochat.stage import RESUME_EXIT_CODE, STAGES, Interrupted, Place
+
+RECORDED = ("torch", "numpy", "safetensors", "tiktoken", "nanobpe", "pyarrow", "datasets")
+assert pipeline.STAGES is STAGES, "the declarations must have been read"
+
+
+def run_spec(path: Path) -> int:
+    """Runs the stage that the spec describes; returns the exit code."""
+    launch.die_with_parent()
+    rank = int(os.environ.get("RANK", "0"))
+    spec = json.loads(path.read_text())
+    work = Path(spec["work"])
+    try:
+        numbers = _run(spec, work, rank)
+    except Interrupted as interrupted:
+        print(f"interrupted: {interrupted}", file=sys.stderr)
+        _write(work / launch.RESUME, {"reason": str(interrupted)})  # torchrun's own exit code cannot say it
+        return RESUME_EXIT_CODE
+    except BaseException as error:
+        _write(work / f"error-{rank}.json", _report(error, rank))
+        raise
+    if rank == 0:
+        versions = {"python": platform.python_version(), **_versions()}
+        _write(work / "result.json", {"numbers": numbers, "code": code_digests(), "versions": versions})
+    return 0
+
+
+def _run(spec: dict[str, Any], work: Path, rank: int) -> dict[str, float]:
+    place = Place(
+        inputs={name: Path(directory) for name, directory in spec["inputs"].items()},
+        input_parts={name: tuple(map(Path, directories)) for name, directories in spec["parts"].items()},
+        out=work / "out",
+        work=work,
+        metrics=metrics.Metrics(work / metrics.FILE if rank == 0 else None),
+        part=spec["part"],
+        addresses=spec["addresses"],
+    )
+    stage = STAGES[spec["stage"]](**spec["knobs"])
+    return stage.gather(place) if spec["gather"] else stage.run(place)
+
+
+def _report(error: BaseException, rank: int) -> dict[str, Any]:
+    message = str(error) or repr(error)
+    return {"type": type(error).__name__, "message": message, "traceback": traceback.format_exc(), "rank": rank}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in RECORDED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    fresh = path.with_name(f".{path.name}")
+    fresh.write_text(json.dumps(content, indent=1))
+    fresh.replace(path)
+
+
+def run_ranks(num_ranks: int, spec: Path, logs: Path) -> None:
+    """Starts the ranks of a stage on this machine through torchrun, with a log file each."""
+    launch.die_with_parent()
+    from torch.distributed.run import main
+
+    options = ["--standalone", f"--nproc-per-node={num_ranks}", f"--log-dir={logs}", "--redirects=3"]
+    main([*options, "-m", "nanochat", "stage", str(spec)])

@@ -1,0 +1,179 @@
+"""Named settings: a recipe is a function that returns stages with knobs set; its docstring is its description.
+
+Depth is the one dial; a recipe sets it and what its hardware or its data demand. `apply` puts single knobs on top
+(`rl.num_steps=50`, or `seed=2` for every stage that has it). Nothing here is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from nanochat.pipeline import (
+    BaseEval,
+    ChatEvalMid,
+    ChatEvalRl,
+    ChatEvalSft,
+    Download,
+    Midtrain,
+    Pretrain,
+    Register,
+    Report,
+    Rl,
+    Sft,
+    TaskData,
+    Tokenize,
+    Tokenizer,
+)
+from nanochat.stage import Stage, unknown
+
+Recipe = Callable[[], list[Stage]]
+RECIPES: dict[str, Recipe] = {}
+
+
+def recipe(function: Recipe) -> Recipe:
+    """Lists a recipe under its function's name, underscores as dashes."""
+    RECIPES[function.__name__.replace("_", "-")] = function
+    return function
+
+
+def stages_of(name: str) -> list[Stage]:
+    """The stages of a recipe. ValueError names the nearest one if there is none of that name."""
+    if name not in RECIPES:
+        raise ValueError(unknown("recipe", name, RECIPES))
+    return RECIPES[name]()
+
+
+def description(name: str) -> str:
+    """The first sentence of a recipe's docstring."""
+    return (RECIPES[name].__doc__ or "").split("\n")[0]
+
+
+def apply(stages: Iterable[Stage], settings: Iterable[str]) -> list[Stage]:
+    """Puts `STAGE.KNOB=VALUE` or, for every stage that has it, `KNOB=VALUE` on top of a recipe, in order."""
+    by_name = {stage.name: stage for stage in stages}
+    for setting in settings:
+        target, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"{setting!r}: write STAGE.KNOB=VALUE or KNOB=VALUE")
+        name, dot, knob = target.rpartition(".")
+        if dot and name not in by_name:
+            raise ValueError(unknown("stage", name, by_name))
+        chosen = [name] if dot else [n for n, stage in by_name.items() if knob in stage.knobs()]
+        if not chosen:
+            raise ValueError(unknown("knob", knob, {k for stage in by_name.values() for k in stage.knobs()}))
+        for each in chosen:
+            by_name[each] = by_name[each].replaced(**{knob: value})
+    return list(by_name.values())
+
+
+TINY_TASKS = "identity, chitchat, arithmetic, spelling, counting"
+
+
+@recipe
+def tiny() -> list[Stage]:
+    """The whole pipeline in ten minutes on two CPU cores, with the embedded corpus and generated tasks."""
+    asked = {"tasks": TINY_TASKS, "max_problems": 300, "max_new_tokens": 80, "device_batch_size": 100}
+    steps = {"total_batch_size": 4096, "device_batch_size": 16, "checkpoint_every": 100}
+    return [
+        Download(),
+        Tokenizer(vocab_size=2048, max_chars=20_000_000),
+        Tokenize(sequence_len=256),
+        TaskData(),
+        Pretrain(depth=4, head_dim=64, num_steps=520, eval_every=130, **steps),
+        BaseEval(eval_rows=512),
+        Midtrain(mixture="identity:1, chitchat:1, arithmetic:1, spelling:1, counting:1", num_steps=220, **steps),
+        ChatEvalMid(**asked),
+        Sft(mixture="identity:1, chitchat:1, arithmetic:1, spelling:1, counting:1", num_steps=120, **steps),
+        ChatEvalSft(**asked),
+        Rl(task="arithmetic", num_steps=40, samples_per_prompt=8, max_new_tokens=48, lr_frac=0.02, log_every=1, checkpoint_every=10),
+        ChatEvalRl(**asked),
+        Report(),
+        Register(metric="chatcore"),
+    ]
+
+
+@recipe
+def micro() -> list[Stage]:
+    """Seconds a stage and nothing learned: for tests of the machinery. Give it a corpus of your own."""
+    asked = {"tasks": "arithmetic, identity", "max_problems": 4, "max_new_tokens": 8, "device_batch_size": 4}
+    steps = {"total_batch_size": 128, "device_batch_size": 2, "num_steps": 12, "log_every": 1, "checkpoint_every": 3, "compile": False}
+    return [
+        Download(),
+        Tokenizer(vocab_size=320, max_chars=100_000),
+        Tokenize(sequence_len=64, buffer_docs=50),
+        TaskData(),
+        Pretrain(depth=1, aspect_ratio=32, head_dim=16, **steps),
+        BaseEval(eval_rows=8),
+        Midtrain(mixture="arithmetic:1, identity:1", **steps),
+        ChatEvalMid(**asked),
+        Sft(mixture="arithmetic:1, identity:1", **steps),
+        ChatEvalSft(**asked),
+        Rl(task="arithmetic", prompts_per_step=2, samples_per_prompt=2, max_new_tokens=8, **{**steps, "num_steps": 6, "checkpoint_every": 2}),
+        ChatEvalRl(**asked),
+        Report(),
+        Register(),
+    ]
+
+
+def _real(depth: int, num_shards: int, *, architecture: str = "modern", vocab_size: int = 32768) -> list[Stage]:
+    """A run on real data and GPUs: the corpus and the task mixtures of the reference (its commit 4a87a0d and later)."""
+    web = {
+        "corpus": "fineweb-edu-100b-shuffle",
+        "url": "https://huggingface.co/datasets/karpathy/fineweb-edu-100b-shuffle/resolve/main/shard_{index:05d}.parquet",
+        "validation_shard": 1822,
+        "num_shards": num_shards,
+    }
+    asked = {"tasks": "arc_easy, arc_challenge, mmlu, gsm8k, humaneval, spelling", "max_problems": 20_000}
+    classic = architecture == "classic"
+    return [
+        Download(**web),
+        Tokenizer(vocab_size=vocab_size),
+        Tokenize(packing="stream" if classic else "best_fit"),
+        TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval"),
+        Pretrain(depth=depth, architecture=architecture, num_ranks=8, eval_every=250, warmdown_ratio=0.2 if classic else 0.65),
+        BaseEval(eval_rows=10_240, core="all"),
+        Midtrain(
+            mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity:2000, spelling:200000, counting:80000",
+            warmdown_ratio=0.2, num_ranks=8, eval_every=150,
+        ),
+        ChatEvalMid(**asked),
+        Sft(
+            mixture="arc_easy:2300, arc_challenge:1100, gsm8k:8000, smoltalk:10000, identity:1000, spelling:300, counting:300",
+            lr_frac=0.02, warmdown_ratio=1.0, num_ranks=8, device_batch_size=4, eval_every=100,
+        ),
+        ChatEvalSft(**asked),
+        Rl(task="gsm8k", num_steps=467, num_ranks=8, device_batch_size=8, checkpoint_every=60),
+        ChatEvalRl(**asked),
+        Report(),
+        Register(),
+    ]
+
+
+@recipe
+def d12() -> list[Stage]:
+    """A small real model: under an hour on one H100, for experiments."""
+    return _real(12, 40)
+
+
+@recipe
+def speedrun() -> list[Stage]:
+    """d20 on one node of 8 GPUs: the afternoon's run."""
+    return _real(20, 240)
+
+
+@recipe
+def d26() -> list[Stage]:
+    """d26 on one node of 8 GPUs: about GPT-2 grade."""
+    return _real(26, 450)
+
+
+@recipe
+def d32() -> list[Stage]:
+    """d32 on one node of 8 GPUs: a day and a half."""
+    return _real(32, 800)
+
+
+@recipe
+def classic_d20() -> list[Stage]:
+    """The plain architecture of the first write-ups, to the parameter: 560,988,160."""
+    return _real(20, 240, architecture="classic", vocab_size=65536)

@@ -1,0 +1,291 @@
+"""Makes one step of a plan, or finds it made: what both runners (the plain loop and the Prefect flow) do per stage.
+
+Promises: an address that lies whole in the store is never made again; one maker at a time; a stage that died continues
+in its work directory; an artifact is published only when its process ended well and every file is there. It does not
+order the steps (plan.py) and does not know who watches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nanochat import launch, metrics
+from nanochat.lease import TTL_SECONDS, Lease
+from nanochat.plan import Part, Step
+from nanochat.stage import RESUME_EXIT_CODE, Stage
+from nanochat.store import Store, sha256_of
+
+MAX_RESUMES = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a step: its record, and whether it was found or made."""
+
+    address: str
+    record: Mapping[str, Any]
+    cached: bool
+    seconds: float
+    note: str = ""
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return dict(self.record.get("numbers", {}))
+
+
+class Watch:
+    """Who looks on. All methods do nothing here; runners override what they need."""
+
+    def started(self, job: Job) -> None:
+        """The lease is ours and work begins (or goes on)."""
+
+    def waiting(self, job: Job, holder: Mapping[str, Any]) -> None:
+        """Another run is making the same address."""
+
+    def rows(self, job: Job, rows: list[dict[str, Any]]) -> None:
+        """New lines of the stage's metrics file."""
+
+    def should_stop(self) -> str | None:
+        """A text is the reason to stop."""
+        return None
+
+    def finished(self, job: Job, outcome: Outcome) -> None:
+        """The artifact lies whole in the store."""
+
+    def failed(self, job: Job, status: str, cause: str) -> None:
+        """It does not; `status` is FAILED or KILLED."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workshop:
+    """Where work is done: the store, the directory for work and logs, and what goes into every record."""
+
+    store: Store
+    home: Path
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # git, lock, ids of the orchestrator
+    force: frozenset[str] = frozenset()  # stages to make again although they are there
+    grace_seconds: float = launch.GRACE_SECONDS
+    lease_seconds: float = TTL_SECONDS
+    prepare: Callable[[Job, Path], None] | None = None  # what the stage's process cannot fetch itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One artifact to make: a whole stage, or one part of a mapped one."""
+
+    step: Step
+    part: Part | None = None
+
+    @property
+    def address(self) -> str:
+        return self.part.address if self.part else self.step.address
+
+    @property
+    def preimage(self) -> Mapping[str, Any]:
+        return self.part.preimage if self.part else self.step.preimage
+
+    @property
+    def stage(self) -> Stage:
+        return self.step.stage
+
+
+def jobs(step: Step) -> tuple[list[Job], Job]:
+    """The parts of a step, which may be made side by side, and the whole, which needs them all."""
+    return [Job(step, part) for part in step.parts], Job(step)
+
+
+def perform(job: Job, shop: Workshop, watch: Watch) -> Outcome:
+    """Finds the artifact or makes it.
+
+    Raises:
+        launch.StageFailed: the stage's process failed; the message is the cause.
+        launch.Stopped: `watch.should_stop` or a lost lease ended it; it goes on where it was next time.
+    """
+    begun = time.monotonic()
+    forced = job.stage.name in shop.force and not _made_since(job, shop)
+    if not forced and (found := find(job, shop.store)) is not None:
+        return found
+    lease = Lease(shop.store, job.address, ttl=shop.lease_seconds)
+
+    def waiting(holder: dict[str, Any]) -> None:
+        watch.waiting(job, holder)
+        if (reason := watch.should_stop()) is not None:
+            raise launch.Stopped(reason)
+
+    if not lease.acquire(lambda: not forced and shop.store.record(job.address) is not None, waiting):
+        made = find(job, shop.store)
+        assert made is not None, job.address
+        return made
+    try:
+        if forced:
+            shop.store.forget(job.address)
+        outcome = _make(job, shop, watch, lease, begun)
+    finally:
+        lease.release()
+    watch.finished(job, outcome)
+    return outcome
+
+
+def _made_since(job: Job, shop: Workshop) -> bool:
+    """A forced stage that this very run has already made (its retry must not make it twice)."""
+    record = shop.store.record(job.address)
+    run = shop.facts.get("pipeline_run")
+    return record is not None and run is not None and record.get("facts", {}).get("pipeline_run") == run
+
+
+def find(job: Job, store: Store) -> Outcome | None:
+    """The artifact, if it is there. ValueError: the address holds something else (two digests that begin alike)."""
+    record = store.record(job.address)
+    if record is None:
+        return None
+    if record["preimage"] != json.loads(json.dumps(job.preimage)):
+        raise ValueError(f"{job.address} in {store.uri} was made of something else: change a knob, or bump the version")
+    changed = [name for name, sha in record.get("code", {}).items() if _code(name) not in (sha, None)]
+    note = f"made by other code ({', '.join(changed)} changed since)" if changed else ""
+    return Outcome(job.address, record, cached=True, seconds=0.0, note=note)
+
+
+def _code(module: str) -> str | None:
+    path = Path(__file__).parent.joinpath(*module.split(".")[1:])
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return sha256_of(source) if source.exists() else None
+
+
+def code_digests() -> dict[str, str]:
+    """sha256 of every module of the library that this process has imported."""
+    names = sorted(name for name in sys.modules if name.split(".")[0] == "nanochat" and not name.endswith("__main__"))
+    return {name: sha for name in names if (sha := _code(name)) is not None}
+
+
+def work_directory(home: Path, address: str) -> Path:
+    """Where a stage works; it survives attempts and goes when the artifact is whole."""
+    return home / "work" / address
+
+
+def _make(job: Job, shop: Workshop, watch: Watch, lease: Lease, begun: float) -> Outcome:
+    work = work_directory(shop.home, job.address)
+    work.mkdir(parents=True, exist_ok=True)
+    logs = shop.home / "logs" / job.address
+    watch.started(job)
+    try:
+        if shop.prepare is not None:
+            shop.prepare(job, work)
+        result = _attempts(job, shop, watch, lease, work, logs)
+    except launch.Stopped as stop:
+        watch.failed(job, "KILLED", str(stop))
+        raise
+    except launch.StageFailed as failure:
+        watch.failed(job, "FAILED", str(failure))
+        raise
+    record = {
+        "preimage": job.preimage,
+        "execution": job.stage.values("execution"),
+        "parts": [part.address for part in job.step.parts] if job.part is None else [],
+        "numbers": result["numbers"],
+        "code": result["code"],
+        "versions": result["versions"],
+        "facts": dict(shop.facts),
+        "fencing_token": lease.token,
+        "finished": time.time(),
+        "seconds": round(time.monotonic() - begun, 3),
+    }
+    files = {name: work / "out" / name for name in job.stage.makes if job.part is None}
+    files |= {path.name: path for path in sorted((work / "out").iterdir()) if path.is_file()}
+    if (work / metrics.FILE).exists():
+        files[metrics.FILE] = work / metrics.FILE
+    standing = shop.store.publish(job.address, files, record)
+    shutil.rmtree(work)
+    return Outcome(job.address, standing, cached=False, seconds=time.monotonic() - begun)
+
+
+def _attempts(job: Job, shop: Workshop, watch: Watch, lease: Lease, work: Path, logs: Path) -> dict[str, Any]:
+    """Runs the stage's process until it is done; one that asks to be resumed is started again."""
+    for _ in range(MAX_RESUMES):
+        spec = _spec(job, shop, work)
+        process = launch.Process(spec, getattr(job.stage, "num_ranks", 1), logs, mark=str(work.absolute()))
+        follower = metrics.Follower(work / metrics.FILE)
+
+        def tick(follower: metrics.Follower = follower) -> str | None:
+            if rows := follower.rows():
+                watch.rows(job, rows)
+            if lease.lost.is_set():
+                return f"the lease of {job.address} was lost to another run"
+            return watch.should_stop()
+
+        code = launch.run(process, tick, grace=shop.grace_seconds)
+        if code == 0:
+            return _result(job, work)
+        if code != RESUME_EXIT_CODE and not (work / launch.RESUME).exists():
+            cause = launch.cause(code, launch.read_error(work), logs / "stage.log")
+            raise launch.StageFailed(f"{job.address}: {cause}")
+    raise launch.StageFailed(f"{job.address}: was interrupted {MAX_RESUMES} times in a row: look at {logs}")
+
+
+def _result(job: Job, work: Path) -> dict[str, Any]:
+    names = job.stage.makes if job.part is None else ()
+    missing = [name for name in names if not (work / "out" / name).is_file()]
+    if missing:
+        raise launch.StageFailed(f"{job.address}: ended well without making {', '.join(missing)}")
+    return json.loads((work / "result.json").read_text())
+
+
+def _spec(job: Job, shop: Workshop, work: Path) -> Path:
+    """Writes spec.json for the stage's process, with its inputs fetched and an empty directory for its files."""
+    for stale in (work / "out", work / "result.json", work / launch.RESUME, *work.glob("error*.json")):
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+    (work / "out").mkdir()
+    inputs, parts = {}, {}
+    for name, step in job.step.inputs.items():
+        if job.part is not None and step.parts:
+            inputs[name] = str(shop.store.fetch(step.parts[job.part.index].address).absolute())
+        else:
+            inputs[name] = str(shop.store.fetch(step.address).absolute())
+            parts[name] = [str(shop.store.fetch(part.address).absolute()) for part in step.parts]
+    if job.part is None and job.step.parts:
+        parts[job.stage.name] = [str(shop.store.fetch(part.address).absolute()) for part in job.step.parts]
+    spec = {
+        "stage": job.stage.name,
+        "address": job.address,
+        "part": job.part.index if job.part else None,
+        "gather": job.part is None and job.stage.mapped,
+        "knobs": {**job.stage.values("identity"), **job.stage.values("execution")},
+        "inputs": inputs,
+        "parts": parts,
+        "addresses": {name: step.address for name, step in job.step.inputs.items()},
+        "work": str(work.absolute()),
+    }
+    path = work / "spec.json"
+    path.write_text(json.dumps(spec, indent=1))
+    return path
+
+
+def run_plan(steps: Iterable[Step], shop: Workshop, watch: Watch) -> list[Outcome]:
+    """The plain runner: every step in order, in this process's company, without any orchestrator."""
+    outcomes = []
+    for step in steps:
+        parts, whole = jobs(step)
+        if (found := find(whole, shop.store)) is None or step.name in shop.force:
+            for part in parts:
+                perform(part, shop, watch)
+            found = perform(whole, shop, watch)
+        outcomes.append(found)
+    return outcomes
+
+
+def git_facts(root: Path) -> dict[str, Any]:
+    """Commit and dirty state of the checkout, and the digest of the lock file, where there are such."""
+    facts: dict[str, Any] = {}
+    if (root / ".git").exists() and shutil.which("git"):
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=False)
+        facts |= {"git_commit": commit.stdout.strip(), "git_dirty": bool(status.stdout.strip())}
+    lock = root / "requirements.lock"
+    return {**facts, "lock": sha256_of(lock)} if lock.exists() else facts

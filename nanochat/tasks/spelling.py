@@ -1,0 +1,58 @@
+"""Spelling a word letter by letter: `strawberry` is `s t r a w b e r r y`.
+
+A model sees words in pieces of several letters, so it has to learn the letters of every piece. Letters are separated by
+spaces, which makes each one token. Training covers every word that is not held out, and fragments of them, so that a
+piece is met in many surroundings. Not here: the words (nanochat/tasks/words.py). Standard library only.
+"""
+
+from typing import Any
+
+from nanochat.tasks.task import Task, dialogue
+from nanochat.tasks.words import words
+
+FRAGMENT_SHARE = 0.2
+QUESTIONS = (
+    "Spell {word}",
+    "Spell the word {word}",
+    "Spell the word {word}, please.",
+    "How do you spell {word}?",
+    "How is {word} spelled?",
+    "Please spell {word}.",
+    "Can you spell {word}?",
+    "What are the letters of {word}?",
+)
+
+
+class Spelling(Task):
+    """`How do you spell cat?` - `c a t`"""
+
+    name = "spelling"
+    baseline = 0.0
+
+    def __len__(self) -> int:
+        return 200_000 if self.split == "train" else len(words("test"))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        word = self.word(index)
+        return dialogue(self.dice(index).choice(QUESTIONS).format(word=word), spelled(word))
+
+    def word(self, index: int) -> str:
+        """The word of problem `index`: all of them in turn, so that each is spelled equally often."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        known = words(self.split)
+        word = known[index % len(known)]
+        dice = self.dice(index)
+        if self.split == "test" or dice.random() >= FRAGMENT_SHARE or len(word) < 4:
+            return word
+        length = dice.randrange(3, len(word))
+        start = dice.randrange(len(word) - length + 1)
+        return word[start : start + length]
+
+    def correct(self, index: int, completion: str) -> bool:
+        return completion.strip().rstrip(".").lower().split() == list(self.word(index))
+
+
+def spelled(word: str) -> str:
+    """The letters of a word with spaces between them."""
+    return " ".join(word)

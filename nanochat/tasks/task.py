@@ -1,0 +1,89 @@
+"""What a task promises: a fixed list of conversations, and a verdict on an answer to each of them.
+
+One class serves training (its conversations) and evaluation (its verdicts). Promises: `task[i]` depends on nothing but
+split, data and `i`; train and test never share a problem; nothing is fetched. Not here: sampling answers, rendering.
+Standard library only, so that a recipe's mixture is checked without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+Split = Literal["train", "test"]
+TASKS: dict[str, type[Task]] = {}
+
+
+class Task:
+    """Base of all tasks. A subclass with a `name` enters the list of tasks when its module is imported.
+
+    `kind` says how it is asked: "generative" answers are sampled and given to `correct`; for "multiple_choice" the
+    likeliest of the letters `choices(i)` is given to it. `baseline` is the accuracy of guessing.
+
+    Raises:
+        ValueError: the split does not exist.
+    """
+
+    name: ClassVar[str] = ""
+    kind: ClassVar[Literal["generative", "multiple_choice"]] = "generative"
+    baseline: ClassVar[float]
+
+    def __init_subclass__(cls) -> None:
+        if not cls.name:
+            return  # a base of several tasks
+        if not hasattr(cls, "baseline"):
+            raise ValueError(f"task {cls.name!r} has no baseline: set the accuracy of guessing (0.0 where it is hopeless)")
+        if cls.name in TASKS:
+            raise ValueError(f"two tasks are called {cls.name!r}: rename one of them")
+        TASKS[cls.name] = cls
+
+    def __init__(self, split: Split, data_dir: Path | None = None) -> None:
+        if split not in ("train", "test"):
+            raise ValueError(f"split = {split!r} of task {self.name!r}: choose train or test")
+        self.split, self.data_dir = split, data_dir
+
+    def __len__(self) -> int:
+        raise NotImplementedError(self.name)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """{"messages": [...]} of conversation `index`; the last message is the assistant's reference answer."""
+        raise NotImplementedError(self.name)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+    def correct(self, index: int, completion: str) -> bool:
+        """Whether `completion`, the text that follows the last user message, answers problem `index`."""
+        raise NotImplementedError(self.name)
+
+    def reward(self, index: int, completion: str) -> float:
+        """What reinforcement learning maximises; 1 for a correct answer unless a task knows better."""
+        return float(self.correct(index, completion))
+
+    def choices(self, index: int) -> tuple[str, ...]:
+        """The letters of a multiple choice problem."""
+        raise ValueError(f"task {self.name!r} is {self.kind}: it has no choices")
+
+    def dice(self, index: int) -> random.Random:
+        """Random numbers that belong to conversation `index`, the same on every machine."""
+        return random.Random(f"{self.name}/{self.split}/{index}")
+
+
+def held_out(key: str, share: float) -> bool:
+    """Whether the thing called `key` belongs to the test split: a fixed `share` of all keys, chosen by their digest."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) < share * 2**32
+
+
+def dialogue(question: str, answer: str | list[dict[str, str]]) -> dict[str, Any]:
+    """A conversation of one question and one answer (text, or parts of text and tool calls)."""
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def last_number(text: str) -> str | None:
+    """The last number in `text`, without thousands separators; None where there is none."""
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return numbers[-1].replace(",", "") if numbers else None

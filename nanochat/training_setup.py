@@ -1,0 +1,167 @@
+"""What every stage that trains sets up alike: processes, precision, model, optimizer, and the artifact at the end.
+
+A stage's work function is then its data and little else:
+
+    def midtrain(stage: Midtrain, place: Place) -> dict[str, float]:
+        with processes(stage) as world:
+            training = continued(stage, place, world, place["pretrain"])
+            rows = training.rows_per_step()  # of all ranks
+            source = ...  # .batch(step) -> list[Batch], see nanochat/train.py; use split_rows for one shape
+            numbers = training.fit(source, Schedule(num_steps, warmdown_ratio=stage.warmdown_ratio), evaluate=...)
+            training.write_artifact(numbers)
+        return numbers
+
+Promises: learning rates are pretraining's times `lr_frac`, however many stages lie between; every rank returns the same
+numbers; only rank 0 writes. Not here: data, the loop (nanochat/train.py), sizes that follow from depth (nanochat/scaling.py).
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nanochat.architecture import GPTConfig
+from nanochat.checkpoint import load_model, save_model
+from nanochat.distributed import World, barrier, start, stop
+from nanochat.model import GPT
+from nanochat.optim import MuonAdamW, OptimSettings, build_optimizer
+from nanochat.schedule import Schedule
+from nanochat.stage import Place
+from nanochat.train import Numbers, Source, fit
+
+if TYPE_CHECKING:
+    from nanochat.pipeline import Chat, Pretrain, Rl, Trained
+
+LEARNING_RATES = ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr", "gate_lr")
+
+
+@contextmanager
+def processes(stage: "Trained") -> Iterator[World]:
+    """The processes of the stage, on the device that its knobs say; left again at the end, whatever happens."""
+    world = start(None if stage.device == "auto" else stage.device)
+    try:
+        yield world
+    finally:
+        stop()
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model, its optimizer and where they train. `total_batch_size` is in tokens per step over all ranks."""
+
+    stage: "Trained"
+    place: Place
+    world: World
+    model: GPT
+    optimizer: MuonAdamW
+    settings: OptimSettings  # pretraining's, without lr_frac
+    total_batch_size: int
+    files: tuple[Path, Path]  # tokenizer.json and token_bytes.npy to pass on
+
+    def rows_per_step(self) -> int:
+        """Rows of `sequence_len` tokens of one step over all ranks: a multiple of their number. Raises ValueError."""
+        return rows_per_step(self.total_batch_size, self.model.config.sequence_len, self.world.size, self.stage.name)
+
+    def fit(
+        self,
+        source: Source,
+        schedule: Schedule,
+        *,
+        tokens_per_step: int | None = None,
+        evaluate: Callable[[int], Numbers] | None = None,
+    ) -> Numbers:
+        """Trains to the end of the schedule with the stage's execution knobs; raises as `nanochat.train.fit` does."""
+        return fit(
+            self.model,
+            self.optimizer,
+            source,
+            schedule,
+            self.place,
+            self.world,
+            num_steps=schedule.num_steps,
+            tokens_per_step=tokens_per_step or self.total_batch_size,
+            checkpoint_every=self.stage.checkpoint_every,
+            eval_every=self.stage.eval_every,
+            evaluate=evaluate,
+            compile=self.stage.compile,
+            log_every=self.stage.log_every,
+        )
+
+    def write_artifact(self, numbers: Numbers, **facts: Any) -> None:
+        """The four files of a trained stage, from rank 0; `facts` go into `model.json` too."""
+        if self.world.rank == 0:
+            facts |= {"optimizer": dataclasses.asdict(self.settings), "total_batch_size": self.total_batch_size}
+            save_model(self.model, self.place.out, stage=self.stage.name, numbers=numbers, **facts)
+            for path in self.files:
+                shutil.copyfile(path, self.place.out / path.name)
+        barrier()
+
+
+def fresh(
+    stage: "Pretrain", place: Place, world: World, config: GPTConfig, settings: OptimSettings, total_batch_size: int
+) -> Training:
+    """A new model with the weights of the stage's seed."""
+    with torch.device("meta"):
+        model = GPT(config)
+    model.to_empty(device=world.device)
+    model.init_weights(stage.seed)
+    files = (place["tokenizer"] / "tokenizer.json", place["tokenize"] / "token_bytes.npy")
+    return _training(stage, place, world, model, settings, 1.0, total_batch_size, files)
+
+
+def continued(stage: "Chat | Rl", place: Place, world: World, previous: Path) -> Training:
+    """The model of an earlier stage, with a new optimizer at `stage.lr_frac` of pretraining's learning rates.
+
+    The batch is the stage's `total_batch_size`, or the earlier stage's where that is 0.
+    """
+    model, facts = load_model(previous, world.device)
+    settings = OptimSettings(**facts["optimizer"])
+    batch = stage.total_batch_size or facts["total_batch_size"]
+    files = (previous / "tokenizer.json", previous / "token_bytes.npy")
+    return _training(stage, place, world, model, settings, stage.lr_frac, batch, files)
+
+
+def _training(
+    stage: "Trained",
+    place: Place,
+    world: World,
+    model: GPT,
+    settings: OptimSettings,
+    lr_frac: float,
+    total_batch_size: int,
+    files: tuple[Path, Path],
+) -> Training:
+    model.compute_dtype = compute_dtype(stage.dtype, world.device)
+    lowered = {name: getattr(settings, name) * lr_frac for name in LEARNING_RATES}
+    optimizer = build_optimizer(model, dataclasses.replace(settings, **lowered), world)
+    return Training(stage, place, world, model, optimizer, settings, total_batch_size, files)
+
+
+def compute_dtype(knob: str, device: torch.device) -> torch.dtype:
+    """The precision of matrix products: `auto` is bf16 where the processor multiplies it, else fp32.
+
+    By capability, because `torch.cuda.is_bf16_supported()` also says yes where it is emulated. bf16 needs no loss scaling.
+    """
+    if knob != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[knob]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+
+
+def rows_per_step(total_batch_size: int, sequence_len: int, num_ranks: int, stage: str) -> int:
+    """Rows of one step over all ranks. Raises ValueError for a batch that is not whole rows on every rank."""
+    unit = sequence_len * num_ranks
+    if total_batch_size % unit:
+        near = max(unit, round(total_batch_size / unit) * unit)
+        raise ValueError(
+            f"{stage}.total_batch_size = {total_batch_size}: must be a multiple of sequence_len * num_ranks = "
+            f"{sequence_len} * {num_ranks} = {unit}; {near} is"
+        )
+    return total_batch_size // sequence_len
