@@ -1,9 +1,9 @@
 """Files of a remote store on the local disk: by content, verified, with a size limit.
 
-`files/<sha256>` holds each content once; the directory of an artifact is hard links to them, so the link count says what
-is still needed. Promises: a file that is handed out had the right size and digest in this process; an altered one is
-fetched again; the least recently used artifact goes first, and never one that a living process has fetched. It knows
-neither S3 nor records: `S3Store` tells it what to fetch and how.
+`files/<sha256>` holds each content once; the directory of an artifact is hard links to them, so the link count says
+what is still needed. Promises: a file that is handed out had the right size and digest in this process; an altered one
+is fetched again; the least recently used artifact goes first, and never one that a living process has fetched. It knows
+no S3: `S3Store` tells it how to fetch.
 """
 
 from __future__ import annotations

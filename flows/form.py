@@ -42,18 +42,18 @@ def _model(stage: type[Stage]) -> type[BaseModel]:
 
 def _box(stage: type[Stage]) -> tuple[Any, Any]:
     model = _model(stage)
-    return model, Field(default_factory=model, title=stage.name, description=stage.summary())
+    return model, Field(default_factory=model, alias=stage.name, title=stage.name, description=stage.summary())
 
 
 Knobs = create_model(
     "Knobs",
     __config__=ConfigDict(extra="forbid", title="knobs"),
-    **{name: _box(stage) for name, stage in STAGES.items() if stage.knobs()},
+    **{f"{name}_": _box(stage) for name, stage in STAGES.items() if stage.knobs()},  # BaseModel has a `register`
 )
 Knobs.__doc__ = "What to change of the recipe; empty boxes keep its values."
 
 
 def settings_of(knobs: BaseModel) -> list[str]:
     """What was filled in, as `STAGE.KNOB=VALUE`."""
-    filled = knobs.model_dump(exclude_none=True)
+    filled = knobs.model_dump(exclude_none=True, by_alias=True)
     return [f"{stage}.{name}={value}" for stage, values in filled.items() for name, value in values.items()]

@@ -1,9 +1,9 @@
 """Artifacts in S3 (any endpoint), behind the library's small `Store`; the only file that knows boto3.
 
-Promises: the same addresses and digests as the local folder; time-outs and bounded retries with backoff everywhere; large
-files go and come in parallel parts, each tried again by itself; what is read was verified by digest (cache.py); exactly
-one conditional put wins. All failures are the `Store`'s own (`Conflict`, `Damaged`, `OSError` with the remedy), never
-botocore's. Endpoint and credentials are found as boto3 finds them. It deletes nothing but what it is told to.
+Promises: the same addresses and digests as the local folder; time-outs and bounded retries with backoff everywhere;
+large files go and come in parallel parts, each tried again by itself; what is read was verified by digest (cache.py);
+exactly one conditional put wins. All failures are the `Store`'s own (`Conflict`, `Damaged`, `OSError` with the remedy),
+never botocore's. Endpoint and credentials are found as boto3 finds them. It deletes nothing but what it is told to.
 """
 
 from __future__ import annotations

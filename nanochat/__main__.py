@@ -136,14 +136,16 @@ class Lines(Watch):
 
 def command_chat(args: argparse.Namespace, open_store: OpenStore) -> int:
     """Talk to a model: the newest of a chat stage, or an address."""
-    store = open_store(args.store, args.home)
-    address = args.address or newest_chat_model(store)
-    directory = store.fetch(address)
+    directory = args.directory
+    if directory is None:
+        store = open_store(args.store, args.home)
+        address = args.address or newest_chat_model(store)
+        directory = store.fetch(address)
+        print(address, file=sys.stderr)
     from nanochat.chat import chat
 
-    print(f"{address}", file=sys.stderr)
-    chat(directory, prompt=args.prompt, temperature=args.temperature, top_k=args.top_k, max_new_tokens=args.max_new_tokens)
-    return 0
+    sampling = {"temperature": args.temperature, "top_k": args.top_k, "max_new_tokens": args.max_new_tokens}
+    return chat(directory, prompts=args.prompt, **sampling)
 
 
 def newest_chat_model(store: Store) -> str:
@@ -194,7 +196,8 @@ def add_commands(commands: Any) -> None:
     made.set_defaults(command=command_knobs)
     made = commands.add_parser("chat", help="talk to a model")
     made.add_argument("address", nargs="?", default="", help="of the model; the newest chat model otherwise")
-    made.add_argument("--prompt", "-p", help="one question instead of a conversation")
+    made.add_argument("--directory", type=Path, help="of a model, instead of an address")
+    made.add_argument("--prompt", "-p", action="append", default=[], help="a question instead of a conversation; repeatable")
     made.add_argument("--temperature", "-t", type=float, default=0.6)
     made.add_argument("--top-k", "-k", type=int, default=50)
     made.add_argument("--max-new-tokens", "-m", type=int, default=256)

@@ -1,10 +1,10 @@
 """CORE: what a base model knows, asked without any conversation format (DCLM, arXiv:2406.11794; 22 tasks).
 
-Three kinds of questions: `multiple_choice` (one context, several endings: the ending with the lowest mean loss per token
-wins), `schema` (several contexts, one ending), `language_modeling` (every token of the ending must be the likeliest).
-Promises: the prompts, few-shot draws and scores of the reference implementation, so that figures can be compared; the
-answers do not depend on how questions are batched; what the options of a question share is read once. The bundle is a
-folder with core_meta.json and one JSON-lines file per task; nothing is fetched.
+Three kinds of questions: `multiple_choice` (one context, several endings: the ending with the lowest mean loss per
+token wins), `schema` (several contexts, one ending), `language_modeling` (every token of the ending must be the
+likeliest). Promises: the prompts, few-shot draws and scores of the reference implementation, so that figures can be
+compared; the answers do not depend on how questions are batched; what the options of a question share is read once.
+The bundle is a folder with core_meta.json and one JSON-lines file per task; nothing is fetched.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nanochat.kv_cache import KVCache
 from nanochat.model import GPT
-from nanochat.scores import TaskScore, mean_centered, text_digest
+from nanochat.scores import TaskScore, text_digest
 from nanochat.stage import unknown
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class CoreTask:
 
 @dataclass(frozen=True)
 class Question:
-    """What is read to answer one example: a row of tokens per option, and where in it the scored tokens start and end."""
+    """What is read to answer one example: a row of tokens per option, and where in it the scored tokens are."""
 
     rows: tuple[tuple[int, ...], ...]
     spans: tuple[tuple[int, int], ...]
@@ -71,7 +71,9 @@ def load_tasks(bundle: Path, wanted: str) -> list[CoreTask]:
     """
     path = bundle / META
     if not path.is_file():
-        raise ValueError(f"base_eval.core_data = {str(bundle)!r}: there is no {META}; give the folder of the CORE bundle")
+        raise ValueError(
+            f"base_eval.core_data = {str(bundle)!r}: there is no {META}; give the folder of the CORE bundle"
+        )
     tasks = {line["label"]: _task(line, path) for line in json.loads(path.read_text())}
     if wanted.strip() == "all":
         return list(tasks.values())
@@ -99,14 +101,18 @@ def load_examples(bundle: Path, task: CoreTask, limit: int) -> list[dict[str, An
     """
     path = bundle / task.file
     if not path.is_file():
-        raise ValueError(f"{path} is missing: base_eval.core asks for task {task.label!r}; complete the bundle or leave it out")
+        raise ValueError(
+            f"{path} is missing: base_eval.core asks for task {task.label!r}; complete the bundle or leave it out"
+        )
     examples = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         examples.append(json.loads(line))
         if missing := KEYS[task.kind] - set(examples[-1]):
             raise ValueError(f"{path}, line {number}: no {', '.join(sorted(missing))}, which a {task.kind} task needs")
     if len(examples) <= task.shots:
-        raise ValueError(f"{path}: {len(examples)} examples are too few for {task.shots} shots; leave {task.label!r} out")
+        raise ValueError(
+            f"{path}: {len(examples)} examples are too few for {task.shots} shots; leave {task.label!r} out"
+        )
     random.Random(SHUFFLE_SEED).shuffle(examples)
     return examples[: max(limit, task.shots + 1)]
 
@@ -169,7 +175,7 @@ def ask_task(
     examples: Sequence[dict[str, Any]],
     limit: int,
     tokens_per_batch: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[TaskScore, str]:
     """The score on the first `limit` examples, and the digest of their texts."""
     total = min(limit, len(examples))
@@ -182,7 +188,7 @@ def ask_task(
     correct = 0
     for done, batch in batches(questions, tokens_per_batch):
         correct += sum(answer(model, batch))
-        progress(done, total)
+        progress(done)
     golds = [str(item.gold) for item in questions]
     return TaskScore(correct, total, task.baseline), text_digest([t for group in texts for t in group] + golds)
 
@@ -220,7 +226,9 @@ def answer(model: GPT, batch: Sequence[Question]) -> list[bool]:
     tokens = _padded(tails, device)  # (R, T)
     logits = model(tokens, cache.select(owner) if len(owner) > len(heads) else cache)[:, :-1]  # (R, T - 1, V)
     targets = tokens[:, 1:]
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
+        targets
+    )
     hits = logits.argmax(-1) == targets
     return _verdicts(batch, losses.cpu(), hits.cpu())
 
@@ -243,8 +251,3 @@ def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """Rows (R, T) filled up on the right with token 0, whose outputs nobody reads."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-
-
-def core_metric(scores: Sequence[TaskScore]) -> float:
-    """CORE over the tasks at hand: the unweighted mean of centered accuracies; it is the published one for 22 tasks."""
-    return mean_centered(scores)

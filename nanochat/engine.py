@@ -1,4 +1,4 @@
-"""Decoding: prompts in, answers out, with a key-value cache, tool calls and streaming; for chat, evaluation and RL alike.
+"""Decoding: prompts in, answers out, with a key-value cache, tool calls and streaming; for chat, evaluation and RL.
 
 Different prompts decode in one batch; a prompt is read once for all its samples; rows that are done leave the batch.
 Promises: what a row says does not depend on the rows decoded with it (each brings its own random numbers), nor on the
@@ -7,8 +7,7 @@ answer. Not here: prompts (nanochat/conversation.py), admission of new prompts i
 """
 
 import codecs
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,28 +91,43 @@ class Engine:
             pass
         return [self._completion(batch, row) for row in range(len(batch.tokens))]
 
-    def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, temperature: float = 0.0, top_k: int | None = None, seed: int = 0
-    ) -> Iterator[str]:
-        """The same answer as `generate` to one prompt, in pieces as they come; a special token is a piece of its own.
-
-        Characters of several bytes are held back until they are whole. Raises what `generate` raises.
-        """
+    def stream_tokens(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> Iterator[int]:
+        """The same answer as `generate` to one prompt, token by token as they come; raises what `generate` raises."""
         batch = self._batch([prompt], max_new_tokens, 1)
-        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         for column in self._decode(batch, [prompt], temperature, top_k, self._seeds(seed, 1), 1):
-            token = int(batch.tokens[0, column])
-            if token in self.terminals:
-                break
-            special = token >= self._first_special
-            piece = utf8.decode(b"" if special else self.tokenizer.decode_bytes([token]), final=special)
-            yield from filter(None, (piece, self.tokenizer.decode([token]) if special else ""))
-        if rest := utf8.decode(b"", final=True):
-            yield rest
+            yield int(batch.tokens[0, column])
 
-    @functools.cached_property
-    def _first_special(self) -> int:
-        return self.tokenizer.bos  # special ids follow the learned ones, <|bos|> first
+    def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
+        """The text of tokens as they come, up to the end of the turn; a special token is a piece of its own, by name.
+
+        Characters of several bytes are held back until they are whole.
+        """
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in tokens:
+            if token in self.terminals:
+                continue
+            special = token >= self.tokenizer.bos  # the special tokens follow the learned ones, <|bos|> first
+            yield utf8.decode(b"" if special else self.tokenizer.decode_bytes([token]), final=special)
+            yield self.tokenizer.decode([token]) if special else ""
+        yield utf8.decode(b"", final=True)
+
+    def stream(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """The same text as `generate` to one prompt, in pieces (none empty); raises what `generate` raises."""
+        return filter(None, self.pieces(self.stream_tokens(prompt, max_new_tokens, temperature, top_k, seed)))
 
     def _seeds(self, seed: int | Sequence[int], num_prompts: int) -> list[int]:
         if isinstance(seed, int):
@@ -130,15 +144,15 @@ class Engine:
         for prompt in prompts:
             if not 1 <= len(prompt) < context:
                 raise ValueError(
-                    f"a prompt of {len(prompt)} tokens: the context of {context} takes 1 to {context - 1}; shorten the conversation"
+                    f"a prompt of {len(prompt)} tokens: the context takes 1 to {context - 1}; shorten the conversation"
                 )
             if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-                raise ValueError(f"a prompt holds ids outside 0..{vocab_size - 1}: encode it with the model's own tokenizer")
+                raise ValueError(f"a prompt holds ids outside 0..{vocab_size - 1}: take the model's own tokenizer")
         room = context - np.array([len(prompt) for prompt in prompts]).repeat(num_samples)  # (N,)
         limits = np.minimum(room, max_new_tokens)
-        shape = (len(limits), int(limits.max()))
-        zeros = np.zeros(len(limits), dtype=np.int64)
-        return _Batch(np.zeros(shape, np.int64), np.zeros(shape, bool), np.zeros(shape, np.float32), limits, zeros, zeros > 0)
+        shape, none = (len(limits), int(limits.max())), np.zeros(len(limits), dtype=np.int64)
+        tokens, spoken, log_probs = (np.zeros(shape, kind) for kind in (np.int64, bool, np.float32))
+        return _Batch(tokens, spoken, log_probs, limits, none, none > 0)
 
     @torch.inference_mode()
     def _prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, KVCache]:
@@ -199,7 +213,13 @@ class Engine:
                 cache.advance()
 
     def _write(
-        self, batch: _Batch, tools: ToolCalls | None, rows: np.ndarray, column: int, chosen: np.ndarray, log_probs: np.ndarray
+        self,
+        batch: _Batch,
+        tools: ToolCalls | None,
+        rows: np.ndarray,
+        column: int,
+        chosen: np.ndarray,
+        log_probs: np.ndarray,
     ) -> np.ndarray:
         """Enters one column; returns (N,) bool, True for the rows that go on."""
         running = (batch.lengths == column) & ~batch.finished & (column < batch.limits)

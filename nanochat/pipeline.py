@@ -100,7 +100,7 @@ class Tokenize(Stage, takes=(Download, Tokenizer), makes=("index.json", "token_b
 class TaskData(Stage, makes=("index.json",)):
     """Fetches the data of the real chat tasks, so that no training process ever opens a socket."""
 
-    tasks: str = identity("", "real tasks to fetch, comma-separated (smoltalk, mmlu, gsm8k, arc, humaneval); generated ones need none")
+    tasks: str = identity("", "real tasks to fetch, comma-separated (smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval); generated ones need none")
     revision: str = identity("", "hand-bumped when the same names stand for other data")
     source: str = execution("", "folder with JSON lines (TASK_SPLIT.jsonl); empty: Hugging Face `datasets`")
 
@@ -172,6 +172,7 @@ class BaseEval(Stage, takes=(Pretrain, Tokenize), makes=SCORE_FILES, on="gpu"):
     core_max_per_task: int = identity(500, "examples per CORE task", at_least=1)
     core_data: str = execution("", "folder of the CORE bundle (core_meta.json and the JSON lines)")
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to evaluate")
+    dtype: Literal["auto", "bfloat16", "float32"] = execution("auto", "of the matrix products; auto: bfloat16 where the processor has it")
     device_batch_size: int = execution(16, "rows per forward pass", at_least=1)
 
     def run(self, place: Place) -> dict[str, float]:
@@ -208,6 +209,7 @@ class ChatEval(Stage, abstract=True):
     max_new_tokens: int = identity(512, "tokens of an answer", at_least=1)
     temperature: float = identity(0.0, "0: always the likeliest token", at_least=0)
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to evaluate")
+    dtype: Literal["auto", "bfloat16", "float32"] = execution("auto", "of the matrix products; auto: bfloat16 where the processor has it")
     device_batch_size: int = execution(64, "conversations decoded together", at_least=1)
 
     def run(self, place: Place) -> dict[str, float]:

@@ -7,7 +7,7 @@ pieces cost n log n. It covers no other pattern, and no special tokens: text is 
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from heapq import heapify, heappop, heappush
 
 # GPT-4's pattern (tiktoken's cl100k_base) with digit groups of at most 2: a small vocabulary has no room for a thousand
@@ -31,9 +31,10 @@ _NEW_NUMBERS = """
     1E5F1-1E5FA"""
 
 
-def _within(code: int, ranges: str) -> bool:
-    bounds = (entry.split("-") for entry in ranges.split())
-    return any(int(first, 16) <= code <= int((last or [first])[0], 16) for first, *last in bounds)
+@cache
+def _code_points(ranges: str) -> frozenset[int]:
+    bounds = ([int(bound, 16) for bound in entry.split("-")] for entry in ranges.split())
+    return frozenset(code for first, *last in bounds for code in range(first, (last or [first])[0] + 1))
 
 
 class _Classes(dict[int, str]):
@@ -45,9 +46,9 @@ class _Classes(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         category = unicodedata.category(chr(code))
-        if category[0] == "L" or (category == "Cn" and _within(code, _NEW_LETTERS)):
+        if category[0] == "L" or (category == "Cn" and code in _code_points(_NEW_LETTERS)):
             found = "a"
-        elif category[0] == "N" or (category == "Cn" and _within(code, _NEW_NUMBERS)):
+        elif category[0] == "N" or (category == "Cn" and code in _code_points(_NEW_NUMBERS)):
             found = "0"
         else:  # \x1c to \x1f are white space to Python only
             found = "\t" if chr(code).isspace() and not 0x1C <= code <= 0x1F else "!"

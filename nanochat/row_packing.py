@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 
-def pieces(ids: list[int], bos: int, capacity: int, dtype: np.dtype) -> Iterator[np.ndarray]:
+def pieces(ids: list[int], bos: int, capacity: int) -> Iterator[np.ndarray]:
     """The document as arrays of at most `capacity` tokens, each opened by `bos`: a long one is several documents."""
     step = capacity - 1
     for start in range(0, len(ids), step):
-        yield np.array([bos, *ids[start : start + step]], dtype)  # (n,)
+        yield np.array([bos, *ids[start : start + step]], np.uint32)  # (n,)
 
 
 def best_fit(documents: Iterable[np.ndarray], capacity: int, buffer_docs: int, bos: int) -> Iterator[np.ndarray]:

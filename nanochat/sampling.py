@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def draws(seeds: Sequence[int], num_samples: int, count: int) -> np.ndarray:
-    """`count` uniform numbers in [0, 1) for every sample of every prompt: (len(seeds) * num_samples, count), float64."""
+    """`count` uniform numbers in [0, 1) for each sample of each prompt: (prompts * samples, count), float64."""
     keys = [(seed, sample) for seed in seeds for sample in range(num_samples)]
     return np.stack([np.random.default_rng(key).random(count) for key in keys])
 

@@ -1,10 +1,11 @@
 """Runs code written by a model behind real walls, or not at all.
 
-The walls are bubblewrap's (namespaces of its own for files, network, processes and users) and a seccomp filter that allows
-no second process. The code sees Python, an empty /tmp and nothing else: no network, no environment, no file of this machine,
-bounded time, memory and output. Where the walls cannot be built there is a RuntimeError; nothing here ever runs unwalled.
-Promises for `passes`: the tests run in a sandbox of their own, so ending early, patching the interpreter or returning an
-object equal to everything cannot look like success. Not covered: bugs of the kernel; a fair share of the processor.
+The walls are bubblewrap's (namespaces of its own for files, network, processes and users) and a seccomp filter that
+allows no second process. The code sees Python, an empty /tmp and nothing else: no network, no environment, no file of
+this machine, bounded time, memory and output. Where the walls cannot be built there is a RuntimeError; nothing here
+ever runs unwalled. Promises for `passes`: the tests run in a sandbox of their own, so ending early, patching the
+interpreter or returning an object equal to everything cannot look like success. Not covered: bugs of the kernel; a
+fair share of the processor.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def unavailable() -> str | None:
 def require() -> None:
     """Raises RuntimeError, with the reason and the remedy, where there is no sandbox."""
     if reason := unavailable():
-        raise RuntimeError(f"no sandbox for code written by a model: {reason}; install bubblewrap or leave the task out")
+        raise RuntimeError(
+            f"no sandbox for code written by a model: {reason}; install bubblewrap or leave the task out"
+        )
 
 
 def run(code: str, *, stdin: str = "", limits: Limits = DEFAULT) -> Result:
@@ -75,10 +78,11 @@ def run(code: str, *, stdin: str = "", limits: Limits = DEFAULT) -> Result:
 
 
 def passes(code: str, function: str, tests: str, limits: Limits = DEFAULT) -> Result:
-    """Whether `function`, defined by the untrusted `code`, stands the trusted `tests`: Python that defines `check(candidate)`.
+    """Whether `function` of the untrusted `code` stands the trusted `tests`: Python that defines `check(candidate)`.
 
     Arguments and results travel as plain data (numbers, strings, lists, tuples, dicts, sets) between two sandboxes.
-    Outcome "finished" means passed; otherwise stderr ends with the reason. Raises RuntimeError where there is no sandbox.
+    Outcome "finished" means passed; otherwise stderr ends with the reason. Raises RuntimeError where there is no
+    sandbox.
     """
     require()
     calls_in, calls_out = map(os.fdopen, os.pipe(), ("rb", "wb"))
@@ -145,7 +149,10 @@ def _finish(process: subprocess.Popen, stdin: str, limits: Limits) -> Result:
     """Feeds, reads and waits, all within the limits."""
     streams = [process.stdout, process.stderr]
     held = [bytearray() for _ in streams]
-    threads = [threading.Thread(target=_read, args=(stream, limits.output_bytes, data)) for stream, data in zip(streams, held, strict=True)]
+    threads = [
+        threading.Thread(target=_read, args=(stream, limits.output_bytes, data))
+        for stream, data in zip(streams, held, strict=True)
+    ]
     threads.append(threading.Thread(target=_feed, args=(process.stdin, stdin)))
     for thread in threads:
         thread.start()
@@ -190,7 +197,7 @@ def _in_memory(data: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-# Numbers of linux/audit.h and the kernel's system call tables: architecture, forks, unshare, clone (clone3 is 435 on all).
+# Of linux/audit.h and the kernel's system call tables: architecture, forks, unshare, clone (clone3 is 435 on all).
 SYSCALLS = {
     "x86_64": (0xC000003E, (57, 58), 272, 56),
     "aarch64": (0xC00000B7, (), 97, 220),
@@ -206,8 +213,16 @@ def _process_filter() -> bytes:
     architecture, forks, unshare, clone = SYSCALLS[platform.machine()]
     load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
     kill, allow = 0x80000000, 0x7FFF0000
-    refuse, unknown = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS  # on ENOSYS, libc falls back from clone3 to clone
-    program: list[tuple[int, int, int, int]] = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, kill), (load, 0, 0, 0)]
+    refuse, unknown = (
+        0x00050000 | errno.EPERM,
+        0x00050000 | errno.ENOSYS,
+    )  # on ENOSYS, libc falls back from clone3 to clone
+    program: list[tuple[int, int, int, int]] = [
+        (load, 0, 0, 4),
+        (equal, 1, 0, architecture),
+        (give, 0, 0, kill),
+        (load, 0, 0, 0),
+    ]
     program += [(at_least, 0, 1, 0x40000000), (give, 0, 0, refuse)]  # the x32 twins of all calls
     for number in (*forks, unshare):
         program += [(equal, 0, 1, number), (give, 0, 0, refuse)]

@@ -1,9 +1,9 @@
 """The program that runs inside the sandbox; nanochat/sandbox.py starts it there, nothing imports it.
 
-Three roles: `run` executes a program; `answer` holds a function written by a model and answers calls to it; `ask` holds the
-tests and puts the calls. Asking and answering are two sandboxes joined by a pipe that carries data only (JSON lines), so that
-what a model wrote can neither end the tests early nor return an object that is equal to everything. Standard library
-only, without site-packages. The walls are not built here.
+Three roles: `run` executes a program; `answer` holds a function written by a model and answers calls to it; `ask`
+holds the tests and puts the calls. Asking and answering are two sandboxes joined by a pipe that carries data only
+(JSON lines), so that what a model wrote can neither end the tests early nor return an object that is equal to
+everything. Standard library only, without site-packages. The walls are not built here.
 """
 
 import json
@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 SCALARS = (type(None), bool, int, float, str)
@@ -56,8 +57,7 @@ def execute(path: str) -> dict[str, Any]:
     """Executes a file as the main module and returns its names."""
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
-    with open(path, encoding="utf-8") as file:
-        exec(compile(file.read(), path, "exec"), module.__dict__)
+    exec(compile(Path(path).read_text(encoding="utf-8"), path, "exec"), module.__dict__)
     return module.__dict__
 
 

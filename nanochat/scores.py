@@ -1,8 +1,8 @@
 """What an evaluation writes down: accuracies with their chance level, and a digest of what was asked.
 
 A score says nothing without its question: two `scores.json` can be compared only where their digests are equal, and
-`comparable` is the one place that says so. Promises: accuracies are kept as counts, so that they can be checked; chance is
-taken out the same way everywhere (CORE, arXiv:2406.11794, and ChatCORE). It asks nothing itself.
+`comparable` is the one place that says so. Promises: accuracies are kept as counts, so that they can be checked;
+chance is taken out the same way everywhere (CORE, arXiv:2406.11794, and ChatCORE). It asks nothing itself.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def text_digest(texts: Iterable[str]) -> str:
 def write(
     out: Path, metrics: Mapping[str, float], tasks: Mapping[str, TaskScore], asked: Mapping[str, Any], **notes: Any
 ) -> dict[str, float]:
-    """Writes scores.json and returns the metrics. `asked` is all that makes the question; `notes` are for the reader."""
+    """Writes scores.json and returns the metrics. `asked` is all that makes the question, `notes` for the reader."""
     content = {
         "metrics": dict(metrics),
         "tasks": {name: score.as_dict() for name, score in tasks.items()},

@@ -1,33 +1,40 @@
 """Turns one shard of text into packed rows of tokens: a flat file that training maps into memory.
 
-Promises: memory is bounded by the buffer, whatever the shard's size; the rows do not depend on the number of threads;
-`bytes` counts the text that the kept tokens stand for, so that bits per byte are of real text; no half file has the
-final name. It does not decide the order in which rows are trained on (rows.py).
+Promises: memory is bounded by the packing buffer, whatever the size of the shard; the rows do not depend on the number
+of threads; `bytes` counts the text that the kept tokens stand for, so that bits per byte are of real text; no half file
+has the final name. It does not decide in which order rows are trained on (rows.py) nor how they fill (row_packing.py).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nanochat.row_packing import best_fit, pieces, stream
-from nanochat.stage import Place
+from nanochat.rows import row_dtype
 
 if TYPE_CHECKING:
     from nanochat.pipeline import Tokenize
+    from nanochat.stage import Place
     from nanochat.tokenizer import Tokenizer
 
-BATCH_DOCS = 1024  # documents handed to the encoder at a time: one row group of text.parquet
+BATCH_DOCS = 1024  # documents handed to the encoder together: a row group of text.parquet
 
 
-def row_dtype(vocab_size: int) -> np.dtype:
-    """The smallest unsigned type that holds every id."""
-    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+@dataclasses.dataclass
+class Tally:
+    """What went in and what was kept; tokens of text, the beginning-of-sequence tokens not counted."""
+
+    documents: int = 0
+    encoded: int = 0
+    rows: int = 0
+    kept: int = 0
+    kept_bytes: int = 0
 
 
 def tokenize_shard(stage: Tokenize, place: Place) -> dict[str, float]:
@@ -39,59 +46,78 @@ def tokenize_shard(stage: Tokenize, place: Place) -> dict[str, float]:
     from nanochat.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_file(place["tokenizer"] / "tokenizer.json")
-    text = TextShard(place["download"] / "text.parquet")
-    stats = write_rows(stage, tokenizer, text, place)
-    if not stats["rows"]:
+    tally = write_rows(stage, tokenizer, place)
+    if not tally.rows:
         raise ValueError(
-            f"tokenize.sequence_len = {stage.sequence_len}: part {place.part} has {stats['documents']} documents, which do not "
-            "fill one row: lower it or take more text"
+            f"tokenize.sequence_len = {stage.sequence_len}: the {tally.documents} documents of part {place.part} "
+            "do not fill one row: lower it or take more text"
         )
+    stats = {
+        "rows": tally.rows,
+        "tokens": tally.rows * (stage.sequence_len + 1),
+        "bytes": tally.kept_bytes,
+        "documents": tally.documents,
+        "dropped_tokens": tally.encoded - tally.kept,
+    }
     (place.out / "stats.json").write_text(json.dumps(stats))
     return {name: float(value) for name, value in stats.items()}
 
 
-class TextShard:
-    """The documents of one text.parquet, a batch at a time."""
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow.parquet as pq
-
-        self.path = path
-        with pq.ParquetFile(path) as file:
-            self.num_documents = file.metadata.num_rows
-
-    def batches(self) -> Iterator[list[str]]:
-        """Documents in their order, at most BATCH_DOCS together."""
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(BATCH_DOCS, columns=["text"]):
-                yield batch.column(0).to_pylist()
-
-
-def write_rows(stage: Tokenize, tokenizer: Tokenizer, text: TextShard, place: Place) -> dict[str, int]:
-    """rows.bin of one shard, and what is in it."""
-    dtype, capacity = row_dtype(tokenizer.vocab_size), stage.sequence_len + 1
-    token_bytes = tokenizer.token_bytes()  # (vocab_size,)
-    counted = _Counted(stage, tokenizer, text, place)
-    documents = counted.documents(capacity)
+def write_rows(stage: Tokenize, tokenizer: Tokenizer, place: Place) -> Tally:
+    """rows.bin of one shard, and the count of what is in it."""
+    tally, capacity, bos = Tally(), stage.sequence_len + 1, tokenizer.bos
+    dtype, token_bytes = row_dtype(tokenizer.vocab_size), tokenizer.token_bytes()  # (vocab_size,)
+    encoded = encode_documents(stage, tokenizer, place, tally)
     if stage.packing == "best_fit":
-        rows = best_fit(documents, capacity, stage.buffer_docs, tokenizer.bos)
+        split = (piece for ids in encoded for piece in pieces(ids, bos, capacity))
+        rows = best_fit(split, capacity, stage.buffer_docs, bos)
     else:
-        rows = stream(documents, capacity)
-    kept_bytes = num_rows = added = 0
+        rows = stream((np.array([bos, *ids], np.uint32) for ids in encoded), capacity)
     half = place.out / "rows.bin.half"
     with half.open("wb", buffering=1 << 20) as file:
         for row in rows:
-            kept_bytes += int(token_bytes[row].sum())
-            num_rows += 1
             file.write(row.astype(dtype).tobytes())
+            tally.rows += 1
+            tally.kept += int(np.count_nonzero(row != bos))
+            tally.kept_bytes += int(token_bytes[row].sum())
     half.replace(place.out / "rows.bin")
-    tokens = num_rows * capacity
+    return tally
+
+
+def encode_documents(stage: Tokenize, tokenizer: Tokenizer, place: Place, tally: Tally) -> Iterator[list[int]]:
+    """Ids of every document of the part, in order."""
+    import pyarrow.parquet as pq
+
+    threads = stage.threads or os.cpu_count() or 1
+    with pq.ParquetFile(place["download"] / "text.parquet") as text:
+        for batch in text.iter_batches(BATCH_DOCS, columns=["text"]):
+            for ids in tokenizer.encode_batch(batch.column(0).to_pylist(), threads):
+                tally.documents += 1
+                tally.encoded += len(ids)
+                yield ids
+            place.metrics.progress(tally.documents, text.metadata.num_rows, "documents")
+
+
+def gather(stage: Tokenize, place: Place) -> dict[str, float]:
+    """Writes index.json, which says how to read the parts, and token_bytes.npy (int32, 0 for special tokens)."""
+    from nanochat.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_file(place["tokenizer"] / "tokenizer.json")
+    parts = [json.loads((part / "stats.json").read_text()) for part in place.parts(stage.name)]
+    index = {
+        "sequence_len": stage.sequence_len,
+        "dtype": row_dtype(tokenizer.vocab_size).name,
+        "vocab_size": tokenizer.vocab_size,
+        "parts": parts,
+    }
+    np.save(place.out / "token_bytes.npy", tokenizer.token_bytes().astype(np.int32))
+    (place.out / "index.json").write_text(json.dumps(index, indent=1))
+    train = parts[1:]
+    encoded = sum(part["tokens"] + part["dropped_tokens"] for part in train)
     return {
-        "rows": num_rows,
-        "tokens": tokens,
-        "bytes": kept_bytes,
-        "documents": counted.num_documents,
-        "text_bytes": counted.text_bytes,
+        "train_rows": float(sum(part["rows"] for part in train)),
+        "train_tokens": float(sum(part["tokens"] for part in train)),
+        "train_bytes": float(sum(part["bytes"] for part in train)),
+        "validation_rows": float(parts[0]["rows"]),
+        "dropped_share": sum(part["dropped_tokens"] for part in train) / max(encoded, 1),
     }

@@ -142,8 +142,8 @@ class Tokenizer:
 def train_tokenizer(stage: pipeline.Tokenizer, place: Place) -> dict[str, float]:
     """The stage: learns `stage.vocab_size` tokens, specials included, from the training shards in order.
 
-    Reads at most `max_chars` characters, at most `doc_cap` of one document; memory is bounded by the distinct words, not
-    by the text. The returned `bytes_per_token` is measured on the validation shard.
+    Reads at most `max_chars` characters, at most `doc_cap` of one document; memory grows with the distinct words, not
+    with the text. The returned `bytes_per_token` is measured on the validation shard.
     """
     import nanobpe
 

@@ -38,7 +38,7 @@ class ToolCalls:
         return forced
 
     def watch(self, tokens: np.ndarray, spoken: np.ndarray, column: int) -> None:
-        """Takes note of what the model said: `tokens` (N, steps) up to `column`, in the rows where `spoken` (N,) is True."""
+        """Takes note of what the model said in `column` of `tokens` (N, steps), where `spoken` (N,) is True."""
         latest = tokens[:, column]
         self.opened[spoken & (latest == self.start)] = column + 1
         for row in np.flatnonzero(spoken & (latest == self.end) & (self.opened >= 0)).tolist():

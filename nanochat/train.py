@@ -114,26 +114,25 @@ def fit(
         run.resume()
         if evaluate and (run.step == 0 or due(run.step, eval_every, num_steps)):
             run.note(evaluate(run.step))
-        run.start_clock()
+        run.clock.go_on()
         while run.step < num_steps:
             loss, stopping = gradients(loss_of, source.batch(run.step), world, stop)
             if not isfinite(loss):
                 raise FloatingPointError(diverged(f"the loss is {loss}", run.step))
             lr = schedule.lr(run.step)
             optimizer.step(lr, schedule.momentum(run.step), schedule.weight_decay(run.step))
-            run.step += 1
-            saving = stopping or due(run.step, checkpoint_every, num_steps)
-            if saving or run.step == 1 or due(run.step, log_every, num_steps):
+            run.advance()
+            if run.step == 1 or due(run.step, log_every, num_steps):
                 said = source.numbers() if isinstance(source, ReportingSource) else {}
                 run.log({"loss": loss, "lr_multiplier": lr, **said})
-            if saving:
+            if stopping or due(run.step, checkpoint_every, num_steps):
                 run.save()
             if stopping and run.step < num_steps:
                 raise Interrupted(f"stopped after step {run.step} of {num_steps} and saved: start it again to go on")
             if evaluate and due(run.step, eval_every, num_steps):
                 run.note(evaluate(run.step))
-                run.start_clock()
-    return run.last | {"seconds": run.seconds}
+            run.clock.go_on()
+    return run.final()
 
 
 def due(step: int, every: int, num_steps: int) -> bool:
@@ -203,6 +202,34 @@ def stop_signals() -> Iterator[threading.Event]:
 
 
 @dataclass
+class Clock:
+    """Time spent training; saving and evaluating lie between `lap` and `go_on` and do not count."""
+
+    seconds: float = 0.0  # over all attempts
+    laps: list[float] = field(default_factory=list)  # of this attempt, without the first, which compiles
+    logged: int = 0  # how many of them were in a line of the log
+    mark: float = 0.0
+    warm: bool = False
+
+    def go_on(self) -> None:
+        """Time counts from here."""
+        self.mark = time.perf_counter()
+
+    def lap(self) -> None:
+        """A step ends here."""
+        now = time.perf_counter()
+        self.seconds += now - self.mark
+        if self.warm:
+            self.laps.append(now - self.mark)
+        self.warm, self.mark = True, now
+
+    def step_seconds(self, since: int = 0) -> float | None:
+        """Mean time of a step, of those after lap `since`; None where there was none."""
+        laps = self.laps[since:]
+        return sum(laps) / len(laps) if laps else None
+
+
+@dataclass
 class Run:
     """Where a run stands: its step, its clock, its checkpoints and its log."""
 
@@ -213,29 +240,35 @@ class Run:
     num_steps: int
     tokens_per_step: int
     step: int = 0
-    seconds: float = 0.0  # spent training, over all attempts
+    clock: Clock = field(default_factory=Clock)
     last: Numbers = field(default_factory=dict)  # the newest value of everything logged
     row: Numbers = field(default_factory=dict)  # what was logged at this very step
-    clock: tuple[int, float] = (0, 0.0)
 
-    def start_clock(self) -> None:
-        """Throughput and seconds count from here; what lies between `log` and this is not training."""
-        self.clock = (self.step, time.perf_counter())
+    def advance(self) -> None:
+        """An update was made."""
+        self.step += 1
+        self.row = {}
+        self.clock.lap()
 
     def log(self, numbers: Numbers) -> None:
         """One line of metrics, with throughput since the last one and the time that is left."""
-        began, then = self.clock
-        elapsed = time.perf_counter() - then
-        self.seconds += elapsed
-        speed = (self.step - began) / max(elapsed, 1e-9)
-        pace = {"tok_per_s": speed * self.tokens_per_step, "eta_seconds": (self.num_steps - self.step) / speed}
-        if peak := peak_flops(self.world.device):
-            pace["mfu"] = pace["tok_per_s"] * self.model.flops_per_token() / (peak * self.world.size)
-        if began > self.first:  # the first step of an attempt compiles
-            self.steady = (self.steady[0] + self.step - began, self.steady[1] + elapsed)
-        self.row = {}
+        pace = self.pace(self.clock.step_seconds(since=self.clock.logged))
+        self.clock.logged = len(self.clock.laps)
         self.note({**numbers, **pace, "num_steps": self.num_steps})
-        self.start_clock()
+
+    def pace(self, step_seconds: float | None) -> Numbers:
+        """What a step's time comes to; nothing where none was taken yet."""
+        if step_seconds is None:
+            return {}
+        tok_per_s = self.tokens_per_step / step_seconds
+        pace = {"tok_per_s": tok_per_s, "eta_seconds": (self.num_steps - self.step) * step_seconds}
+        if peak := peak_flops(self.world.device):
+            pace["mfu"] = tok_per_s * self.model.flops_per_token() / (peak * self.world.size)
+        return pace
+
+    def final(self) -> Numbers:
+        """The newest numbers, with the throughput of this attempt as a whole and the seconds of all of them."""
+        return self.last | self.pace(self.clock.step_seconds()) | {"seconds": self.clock.seconds}
 
     def note(self, numbers: Numbers) -> None:
         """Writes numbers of this step down; they become part of the checkpoint that follows."""
@@ -251,11 +284,10 @@ class Run:
             raise FloatingPointError(diverged(f"{bad[0]} is not finite", self.step))
         optimizer = self.optimizer.full_state()
         if self.world.rank == 0:
-            state = {"seconds": self.seconds, "row": self.row, "last": self.last, "meaning": self._meaning()}
+            state = {"seconds": self.clock.seconds, "row": self.row, "last": self.last, "meaning": self._meaning()}
             checkpoint.save(root, self.step, self.model.state_dict(), optimizer, state)
             checkpoint.prune(root)
         barrier()
-        self.start_clock()
 
     def resume(self) -> None:
         """Continues from the newest whole checkpoint, if there is one; drops metrics that lie after it.
@@ -277,7 +309,7 @@ class Run:
             raise ValueError(f"{found.directory} is of another run ({state['meaning']}, this is {self._meaning()}): move it away")
         _copy_into(self.model, found.weights())
         self.optimizer.load_full_state(found.optimizer())
-        self.step, self.seconds, self.last = step, state["seconds"], state["last"]
+        self.step, self.last, self.clock.seconds = step, state["last"], state["seconds"]
         self._rewind(step - 1)
         self.note(state["row"])
 

@@ -151,7 +151,7 @@ def compute_dtype(knob: str, device: torch.device) -> torch.dtype:
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[knob]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot say, and fp32 is always right
     return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
 
 

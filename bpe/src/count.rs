@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::split::Splitter;
 use crate::words::WordMap;
 
+pub(crate) const MOST_THREADS: usize = 1024;
 const MOST_TEXTS_AT_ONCE: usize = 64;
 
 /// Words counted by one thread, over all batches.
@@ -43,7 +44,10 @@ impl Counter {
     /// Starts counting the words that `pattern` cuts, on `threads` threads (`None`: one per core).
     pub fn new(pattern: &str, threads: Option<i64>) -> Result<Self, Error> {
         let threads = match threads {
-            Some(threads) => usize::try_from(threads).ok().filter(|&n| n > 0).ok_or(Error::Threads(threads))?,
+            Some(threads) => usize::try_from(threads)
+                .ok()
+                .filter(|n| (1..=MOST_THREADS).contains(n))
+                .ok_or(Error::Threads(threads))?,
             None => thread::available_parallelism().map_or(1, usize::from),
         };
         let splitter = Splitter::new(pattern)?;
@@ -106,7 +110,9 @@ mod tests {
     }
 
     #[test]
-    fn fewer_threads_than_one_are_refused() {
-        assert!(matches!(Counter::new(GPT4_PATTERN, Some(0)), Err(Error::Threads(0))));
+    fn a_number_of_threads_that_is_none_is_refused() {
+        for threads in [-1, 0, MOST_THREADS as i64 + 1] {
+            assert!(matches!(Counter::new(GPT4_PATTERN, Some(threads)), Err(Error::Threads(_))));
+        }
     }
 }

@@ -3,12 +3,14 @@
 
 use std::fmt;
 
+use crate::count::MOST_THREADS;
+
 /// What a user can get wrong.
 #[derive(Debug)]
 pub enum Error {
     /// Fewer tokens asked for than there are bytes.
     VocabSize(i64),
-    /// Fewer threads than one.
+    /// Fewer threads than one, or more than anyone has cores.
     Threads(i64),
     /// Not a regular expression.
     Pattern {
@@ -42,7 +44,9 @@ impl fmt::Display for Error {
             Self::VocabSize(size) => {
                 write!(f, "vocab_size={size}: the 256 single bytes are always in; ask for at least 256")
             }
-            Self::Threads(threads) => write!(f, "threads={threads}: give at least 1, or None for one per core"),
+            Self::Threads(threads) => {
+                write!(f, "threads={threads}: give 1 to {MOST_THREADS}, or None for one per core")
+            }
             Self::Pattern { pattern, reason } => write!(f, "pattern={pattern:?} cannot split text: {reason}"),
             Self::EmptyCorpus => write!(f, "the corpus has no text: check that the texts are not all empty"),
             Self::CorpusTooSmall { vocab_size, reachable } => write!(

@@ -287,3 +287,43 @@ impl Neighbours {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Counter, GPT4_PATTERN};
+
+    fn counts(text: &str) -> Counts {
+        let mut counter = Counter::new(GPT4_PATTERN, Some(1)).unwrap();
+        counter.add(&[text]).unwrap();
+        counter.finish()
+    }
+
+    fn merges(text: &str, number: i64) -> Vec<String> {
+        let learnt = learn(&counts(text), 256 + number, || Ok::<(), Error>(())).unwrap();
+        learnt.tokens[256..].iter().map(|token| String::from_utf8_lossy(token).into_owned()).collect()
+    }
+
+    #[test]
+    fn the_most_frequent_pair_comes_first_and_of_equals_the_smallest_ids() {
+        assert_eq!(merges("low lower lowest new newer newest", 6), ["we", " n", "lo", " ne", " lo", "st"]);
+    }
+
+    #[test]
+    fn pairs_that_overlap_themselves_are_counted_as_they_stand() {
+        assert_eq!(merges("aaaaa", 3), ["aa", "aaa", "aaaaa"]);
+        assert_eq!(merges("abababa", 3), ["ab", "abab", "aba"]);
+    }
+
+    #[test]
+    fn words_beyond_32_bit_places_are_refused() {
+        assert!(matches!(Cells::lay_out(&counts("ab cd ef"), 8), Err(Error::TooLarge(_))));
+        assert_eq!(Cells::lay_out(&counts("ab cd ef"), 12).unwrap().cells.len(), 12);
+    }
+
+    #[test]
+    fn the_error_of_a_check_ends_the_work() {
+        let stopped = learn(&counts("some text"), 300, || Err(Error::EmptyCorpus));
+        assert!(matches!(stopped, Err(Error::EmptyCorpus)));
+    }
+}

@@ -7,10 +7,15 @@ from pathlib import Path
 
 from nanochat.stage import unknown
 from nanochat.tasks import (  # noqa: F401
+    arc,
     arithmetic,
     chitchat,
     counting,
+    gsm8k,
+    humaneval,
     identity,
+    mmlu,
+    smoltalk,
     spelling,
 )
 from nanochat.tasks.task import TASKS, Split, Task

@@ -7,13 +7,16 @@ so reinforcement learning has something to find out, when to call it. Promises: 
 
 import operator
 import random
+from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from nanochat.tasks.task import Split, Task, dialogue, held_out, last_number
 
-TOOL_SHARE = 0.35  # of the training answers; tool use at SFT is then rare enough for RL to raise (issue: <= 40 %, >= 90 %)
+TOOL_SHARE = (
+    0.35  # of the training answers; tool use at SFT is then rare enough for RL to raise (issue: <= 40 %, >= 90 %)
+)
 TEST_SHARE = 0.1
 TEST_SIZE = 1000
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
@@ -63,7 +66,8 @@ class Arithmetic(Task):
         dice = random.Random(f"problem {index}")
         return next(problem for problem in iter(lambda: _draw(dice), None) if not _held_out(*problem))
 
-    def _different(self) -> "Any":
+    @staticmethod
+    def _different() -> Iterator[tuple[int, str, int]]:
         seen = set()
         for index in count():
             problem = _draw(random.Random(f"test problem {index}"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -31,12 +31,15 @@ class Task:
     name: ClassVar[str] = ""
     kind: ClassVar[Literal["generative", "multiple_choice"]] = "generative"
     baseline: ClassVar[float]
+    needs_data: ClassVar[bool] = False  # whether the stage `task_data` must have fetched something
 
     def __init_subclass__(cls) -> None:
         if not cls.name:
             return  # a base of several tasks
         if not hasattr(cls, "baseline"):
-            raise ValueError(f"task {cls.name!r} has no baseline: set the accuracy of guessing (0.0 where it is hopeless)")
+            raise ValueError(
+                f"task {cls.name!r} has no baseline: set the accuracy of guessing (0.0 where it is hopeless)"
+            )
         if cls.name in TASKS:
             raise ValueError(f"two tasks are called {cls.name!r}: rename one of them")
         TASKS[cls.name] = cls
@@ -76,6 +79,11 @@ class Task:
 def held_out(key: str, share: float) -> bool:
     """Whether the thing called `key` belongs to the test split: a fixed `share` of all keys, chosen by their digest."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) < share * 2**32
+
+
+def in_random_order(keys: Iterable[str]) -> list[str]:
+    """The keys by their digests, so that the first few of them are a fair sample."""
+    return sorted(keys, key=lambda key: hashlib.sha256(key.encode()).digest())
 
 
 def dialogue(question: str, answer: str | list[dict[str, str]]) -> dict[str, Any]:

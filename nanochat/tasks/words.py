@@ -1,25 +1,19 @@
 """English words for spelling and counting, and which of them are held out.
 
-The first 1,200 are those found most often in the documentation of Python and its packages, in that order, then rarer
-ones and everyday words. The commonest are single tokens of any vocabulary, which a model can only spell if it was
-shown how, so none of them is held out: the held-out words are made of pieces that occur in other words. The lists are
-disjoint by a digest of the word. Standard library only.
+First those that many packages use in their documentation, the most frequent first, then everyday words. The commonest
+are single tokens of any vocabulary, which a model can only spell if it was shown how, so none of them is held out: the
+held-out words are made of pieces that occur in other words. Standard library only.
 """
 
-from nanochat.tasks.task import Split, held_out
+from functools import cache
+
+from nanochat.tasks.task import Split, held_out, in_random_order
 
 NUM_COMMON = 1200  # never held out
 TEST_SHARE = 0.2
 
 
-def words(split: Split) -> tuple[str, ...]:
-    """The words of a split: common first; held-out ones have five to nine letters."""
-    held = {word for word in WORDS[NUM_COMMON:] if 5 <= len(word) <= 9 and held_out(f"word {word}", TEST_SHARE)}
-    return tuple(word for word in WORDS if (word in held) == (split == "test"))
-
-
-WORDS = tuple(
-    """
+_LIST = """
 that from with this will function import value used object which optional values default when data name list type number
 only method class given each string into dictionary return using array file should input shape model same must have more
 instance then module matrix specified passed graph where returned path parameter returns node output arguments than
@@ -288,5 +282,14 @@ butterscotch commander encyclopedia engineer entertain experience gentleman hesi
 literature mathematics messenger microscope millionaire mischief neighborhood passionate personality philosopher
 politician possession professor restaurant satellite scarecrow secretary skyscraper spaghetti specialist supermarket
 sympathy temperature tragedy tremendous typewriter unhappy wheelbarrow whirlpool
-""".split()
-)
+"""
+WORDS = tuple(_LIST.split())
+
+
+@cache
+def words(split: Split) -> tuple[str, ...]:
+    """The words of a split; held-out ones have five to nine letters."""
+    held = {word for word in WORDS[NUM_COMMON:] if 5 <= len(word) <= 9 and held_out(f"word {word}", TEST_SHARE)}
+    if split == "test":
+        return tuple(in_random_order(held))
+    return tuple(word for word in WORDS if word not in held)

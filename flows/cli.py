@@ -1,0 +1,192 @@
+"""The command `nanochat`: the library's verbs over any store, `run` through Prefect with everything recorded, `ui`, `ls`.
+
+Promises: no service has to be started by hand; what was refused is one line on the terminal; Ctrl-C leaves nothing
+running. Heavy libraries are imported by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from flows import server
+from flows import settings as surroundings
+from nanochat.__main__ import add_commands, add_run, carry_out, forced, planned
+from nanochat.preflight import preflight
+from nanochat.store import FileStore, Store
+
+DEMO_QUESTIONS = ("Hello!", "Who are you?", "What is 58 * 67?", "Spell the word garden.")
+
+
+def open_any(uri: str, home: Path) -> Store:
+    """A folder or s3://. boto3 is imported only for the latter."""
+    where = surroundings.read(home=home, store=uri)
+    if where.store.startswith("file://"):
+        return FileStore(Path(where.store.removeprefix("file://")))
+    from flows.store import open_store
+
+    return open_store(where.store, where.home / "cache", cache_bytes=where.cache_bytes)
+
+
+def command_run(args: argparse.Namespace, open_store: Any) -> int:
+    """The Prefect flow, in this process, on a server that is found or started."""
+    steps = planned(args)
+    store = open_store(args.store, args.home)
+    preflight(steps, store)
+    force = forced(args, steps)
+    where = surroundings.read(home=args.home, store=store.uri)
+    os.environ["NANOCHAT_HOME"], os.environ["NANOCHAT_STORE"] = str(where.home), store.uri
+    print(f"recipe {args.recipe}: {len(steps)} stages, store {store.uri}", flush=True)
+    url = server.ensure(where)
+    began = time.monotonic()
+    state = _flow(args, sorted(force))
+    ui = url.removesuffix("/api")
+    print(f"{state.name} after {time.monotonic() - began:.0f} s: {ui}/runs/flow-run/{state.state_details.flow_run_id}")
+    if not state.is_completed():
+        print(state.message, file=sys.stderr)
+        return 1
+    return _show(args, steps, store) if args.demo else 0
+
+
+def _flow(args: argparse.Namespace, force: list[str]) -> Any:
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    from flows import run as shared
+    from flows.display import Display
+    from flows.pipeline import pipeline
+
+    logging.getLogger("prefect").setLevel(logging.WARNING)
+    warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries underneath: nothing the user can do
+    knobs: dict[str, dict[str, str]] = {}
+    for setting in _expanded(args):
+        stage, knob, value = setting
+        knobs.setdefault(stage, {})[knob] = value
+    with Display() as display:
+        shared.DISPLAY.append(display)
+        try:
+            return pipeline(recipe=args.recipe, knobs=knobs, only=args.only, force=force, return_state=True)
+        finally:
+            shared.DISPLAY.pop()
+
+
+def _expanded(args: argparse.Namespace) -> list[tuple[str, str, Any]]:
+    """The settings of the command line, stage by stage, in the knobs' types."""
+    from nanochat.recipes import apply, stages_of
+
+    plain = {stage.name: stage for stage in stages_of(args.recipe)}
+    changed = apply(plain.values(), args.settings)
+    found = []
+    for stage in changed:
+        for knob in stage.knobs().values():
+            value = getattr(stage, knob.name)
+            if value != getattr(plain[stage.name], knob.name):
+                found.append((stage.name, knob.name, str(value).lower() if knob.type is bool else value))
+    return found
+
+
+def _show(args: argparse.Namespace, steps: list[Any], store: Store) -> int:
+    """The end of the demo: a chat, the scores, the addresses, the way to the UIs."""
+    addresses = {step.name: step.address for step in steps}
+    print("\nA short chat with the model:\n", flush=True)
+    command = [sys.executable, "-m", "nanochat", "chat", "--directory", str(store.fetch(addresses["rl"])), "--temperature", "0"]
+    for question in DEMO_QUESTIONS:
+        command += ["--prompt", question]
+    status = subprocess.run(command, check=False).returncode
+    report = store.fetch(addresses["report"]) / "report.md"
+    print(f"\n{report.read_text().strip()}\n\nArtifacts in {store.uri}:")
+    for step in steps:
+        print(f"  {step.address}")
+    print(f"\nTo look at this run in Prefect and MLflow:\n\n  {sys.argv[0]} ui\n")
+    return status
+
+
+def command_ui(args: argparse.Namespace, open_store: Any) -> int:
+    """Prefect's and MLflow's pages, until Ctrl-C."""
+    where = surroundings.read(home=args.home)
+    if args.stop:
+        print("stopped" if server.stop(where) else "no server was running")
+        return 0
+    url = server.ensure(where)
+    print(f"Prefect  {url.removesuffix('/api')}", flush=True)
+    if not where.tracking_uri.startswith("sqlite:"):
+        print(f"MLflow   {where.tracking_uri}")
+        return 0
+    port = server.free_port(args.mlflow_port)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", where.tracking_uri, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1", "--artifacts-destination", str(where.home / "mlartifacts")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = where.home / "mlflow-server.log"
+    with log.open("ab") as output:
+        child = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=where.home)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health", child, log)
+        print(f"MLflow   http://127.0.0.1:{port}\nCtrl-C ends MLflow's page; `nanochat ui --stop` ends Prefect's server.", flush=True)
+        return child.wait()
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def _wait_for(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
+    import urllib.request
+
+    while child.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise ValueError(f"MLflow's server ended: see {log}")
+
+
+def command_ls(args: argparse.Namespace, open_store: Any) -> int:
+    """What the store holds."""
+    store = open_store(args.store, args.home)
+    rows = []
+    for address in store.addresses():
+        if not address.startswith(args.prefix):
+            continue
+        record = store.record(address)
+        size = sum(entry["size"] for entry in record["files"].values())
+        rows.append({"address": address, "bytes": size, "seconds": record["seconds"], "finished": record["finished"]})
+    rows.sort(key=lambda row: row["finished"])
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    for row in rows:
+        made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["finished"]))
+        print(f"{made}  {row['seconds']:>9.1f} s  {row['bytes'] / 1e6:>10.2f} MB  {row['address']}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The console script."""
+    parser = argparse.ArgumentParser(prog="nanochat", description="from raw text to a model that chats")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    made = add_run(commands)
+    made.add_argument("--demo", action="store_true", help="end with a chat, the scores and the addresses")
+    made.set_defaults(command=command_run)
+    add_commands(commands)
+    made = commands.add_parser("ui", help="open Prefect's and MLflow's pages")
+    made.add_argument("--home", type=Path, default=None)
+    made.add_argument("--mlflow-port", type=int, default=5000)
+    made.add_argument("--stop", action="store_true", help="end the Prefect server that was started in the background")
+    made.set_defaults(command=command_ui)
+    made = commands.add_parser("ls", help="what the store holds")
+    made.add_argument("prefix", nargs="?", default="")
+    made.add_argument("--json", action="store_true")
+    made.add_argument("--home", type=Path, default=None)
+    made.add_argument("--store", default="")
+    made.set_defaults(command=command_ls)
+    return carry_out(parser, argv, open_any)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""What a plan takes, before a cent is spent: what is done, parameters, tokens, FLOPs, memory, hours, cost.
+
+Every derived number comes with its reason (scaling.py). Hours are FLOPs over the peak of the named GPUs at the stated
+share of it; chat stages are not counted. It measures nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from nanochat import scaling
+from nanochat.explain import Status
+from nanochat.pipeline import Pretrain, Tokenize, Tokenizer
+from nanochat.plan import Step
+from nanochat.stage import unknown
+
+# Dense bf16 peak in FLOP/s (data sheets) and US dollars an hour on demand, as nanochat's report card has them (2025-11).
+GPUS = {"H200": (989e12, 3.5), "H100": (989e12, 3.0), "A100": (312e12, 1.79), "V100": (125e12, 0.55)}
+MFU = 0.45  # of a well-filled GPU; nanochat's d32 ran at 0.51 on 8 H100s (2025-10)
+GIB = 2**30
+
+
+def parse_gpus(text: str) -> tuple[int, str]:
+    """`8xH100` → (8, "H100"). ValueError for anything else."""
+    match = re.fullmatch(r"(\d+)x(\w+)", text)
+    if not match or int(match[1]) < 1:
+        raise ValueError(f"--gpus {text!r}: write it as 8xH100")
+    if match[2] not in GPUS:
+        raise ValueError(unknown("GPU", match[2], GPUS))
+    return int(match[1]), match[2]
+
+
+def describe(recipe: str, steps: Iterable[Step], found: Iterable[Status], gpus: str = "") -> dict[str, Any]:
+    """The plan as data; `parameters` is the size of the model."""
+    by_name = {step.name: step for step in steps}
+    described: dict[str, Any] = {"recipe": recipe, "steps": [_step(status) for status in found]}
+    pretrain = by_name.get("pretrain")
+    if pretrain is not None and isinstance(pretrain.stage, Pretrain):
+        described |= _model(by_name, pretrain.stage, gpus)
+    return described
+
+
+def _step(status: Status) -> dict[str, Any]:
+    step = status.step
+    return {
+        "stage": step.name,
+        "address": step.address,
+        "parts": [part.address for part in step.parts],
+        "on": step.stage.on,
+        "done": status.done,
+        "reasons": list(status.reasons),
+        "knobs": {**step.stage.values("identity"), **step.stage.values("execution")},
+        "inputs": {name: each.address for name, each in step.inputs.items()},
+    }
+
+
+def _model(by_name: dict[str, Step], stage: Pretrain, gpus: str) -> dict[str, Any]:
+    tokenizer, tokenize = by_name["tokenizer"].stage, by_name["tokenize"].stage
+    assert isinstance(tokenizer, Tokenizer), tokenizer
+    assert isinstance(tokenize, Tokenize), tokenize
+    derived = scaling.derive(stage, tokenizer.vocab_size, tokenize.sequence_len)
+    described = {
+        "parameters": derived.num_parameters,
+        "n_layer": derived.config.n_layer,
+        "n_embd": derived.config.n_embd,
+        "n_head": derived.config.n_head,
+        "total_batch_size": derived.total_batch_size,
+        "num_steps": derived.num_steps,
+        "tokens": derived.tokens,
+        "flops": derived.flops,
+        "weight_decay": derived.weight_decay,
+        "peak_memory_bytes": derived.peak_memory(stage.device_batch_size, stage.num_ranks),
+        "reasons": derived.reasons,
+    }
+    if gpus:
+        count, kind = parse_gpus(gpus)
+        peak, price = GPUS[kind]
+        hours = derived.flops / (count * peak * MFU) / 3600
+        described |= {"gpus": gpus, "hours": hours, "dollars": hours * count * price}
+    return described
+
+
+def text(described: dict[str, Any]) -> str:
+    """The same for people."""
+    lines = [f"recipe {described['recipe']}"]
+    for step in described["steps"]:
+        parts = f"  ({len(step['parts'])} parts)" if step["parts"] else ""
+        lines.append(f"  {'done   ' if step['done'] else 'to make'}  {step['on']}  {step['address']}{parts}")
+    if "parameters" not in described:
+        return "\n".join(lines)
+    lines += [
+        "",
+        f"  parameters  {described['parameters']:,}",
+        f"  training    {described['tokens']:,} tokens in {described['num_steps']:,} steps, {described['flops']:.3g} FLOPs",
+        f"  memory      {described['peak_memory_bytes'] / GIB:.1f} GiB a rank at the most, estimated",
+    ]
+    if "gpus" in described:
+        cost = f"{described['hours']:.1f} h, about ${described['dollars']:,.0f}"
+        lines.append(f"  pretraining on {described['gpus']}: {cost} (at {MFU:.0%} of the peak)")
+    lines += ["", "  because"] + [f"    {name}: {reason}" for name, reason in described["reasons"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+"""Fetches one file over https:// so that it is whole or not there: resumed, checked, renamed at the end.
+
+Promises: what was received survives the process and is continued with Range; If-Range keeps the halves of two versions
+from being joined; a connection that gives nothing for `timeout` seconds is dropped; a refusal (404) fails at once, what
+may pass (5xx, resets, timeouts) is tried again with exponential backoff and jitter. It does not look into the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import random
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+Progress = Callable[[int, int], None]
+CHUNK = 1 << 20
+LONGEST_WAIT = 60.0  # seconds between two attempts
+PASSING = (408, 425, 429)  # the 4xx that mean "later" (RFC 9110, RFC 8470, RFC 6585)
+
+
+class Truncated(Exception):
+    """The connection ended before the file did."""
+
+
+def fetch(
+    url: str,
+    path: Path,
+    *,
+    timeout: float,
+    attempts: int,
+    progress: Progress = lambda done, total: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str:
+    """The file at `path`, and its sha256.
+
+    Args:
+        timeout: seconds without a byte after which an attempt is given up.
+        progress: called with bytes done and in total (0: unknown).
+
+    Raises:
+        ValueError: the server refuses (4xx).
+        ConnectionError: still not whole after all attempts; what there is stays for the next call.
+    """
+    half = path.with_name(path.name + ".half")
+    for attempt in range(attempts):
+        try:
+            _attempt(url, half, timeout, progress)
+            half.replace(path)
+            _facts_path(half).unlink()
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416:  # what is here is not a beginning of what is there
+                half.unlink(missing_ok=True)
+            elif error.code < 500 and error.code not in PASSING:
+                raise ValueError(
+                    f"{url}: the server refuses: {error.code} {error.reason}; check the address"
+                ) from error
+            cause: Exception = error
+        except (OSError, http.client.HTTPException, Truncated) as error:
+            cause = error
+        if attempt + 1 < attempts:
+            sleep(min(LONGEST_WAIT, 2.0**attempt) * random.uniform(0.5, 1.5))
+    raise ConnectionError(f"{url}: gave up after {attempts} attempts (download.retries): {cause}") from cause
+
+
+def _attempt(url: str, half: Path, timeout: float, progress: Progress) -> None:
+    start, validator = _beginning(url, half)
+    request = urllib.request.Request(url, headers={"User-Agent": "nanochat", "Accept-Encoding": "identity"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+        request.add_header("If-Range", validator)
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        start, total = _span(response, start, validator, half)
+        facts = {"url": url, "validator": _validator(response), "total": total}
+        _facts_path(half).write_text(json.dumps(facts))
+        with half.open("r+b" if start else "wb") as file:
+            file.seek(start)
+            file.truncate()
+            done = _copy(response, file, start, total, progress)
+    if total and done != total:
+        raise Truncated(f"{done} of {total} bytes came")
+
+
+def _copy(response: http.client.HTTPResponse, file: BinaryIO, done: int, total: int, progress: Progress) -> int:
+    while block := response.read1(CHUNK):
+        file.write(block)
+        done += len(block)
+        progress(done, total)
+    return done
+
+
+def _facts_path(half: Path) -> Path:
+    return half.with_name(half.name + ".json")
+
+
+def _beginning(url: str, half: Path) -> tuple[int, str]:
+    """Bytes at hand that can be continued, and the validator they came with; (0, "") to start anew."""
+    try:
+        facts = json.loads(_facts_path(half).read_text())
+        size = half.stat().st_size
+    except (FileNotFoundError, ValueError):
+        return 0, ""
+    usable = facts["url"] == url and facts["validator"] and size
+    return (size, facts["validator"]) if usable else (0, "")
+
+
+def _validator(response: http.client.HTTPResponse) -> str:
+    """What may stand in If-Range: a strong ETag, else the date (RFC 9110, 13.1.5); a weak one promises too little."""
+    etag = response.headers.get("ETag", "")
+    return "" if etag.startswith("W/") else etag or response.headers.get("Last-Modified", "")
+
+
+def _span(response: http.client.HTTPResponse, asked: int, validator: str, half: Path) -> tuple[int, int]:
+    """Where the body begins and how long the whole is (0: the server does not say)."""
+    if response.status != 206:
+        return 0, int(response.headers.get("Content-Length", 0))
+    given = response.headers.get("Content-Range", "")
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", given)
+    if found is None or int(found[1]) != asked or _validator(response) != validator:
+        half.unlink()  # a server that takes no notice of If-Range: from the beginning next time
+        raise Truncated(f"asked for {validator} from byte {asked}, was given {_validator(response)} {given}")
+    return asked, int(found[2])

@@ -1,0 +1,166 @@
+"""Depth is the one dial: every size and rate of a pretraining run that follows from it, each with its reason.
+
+`derive` is what `nanochat plan` prints and what `pretrain` trains by, so that the price is told before it is paid. Standard
+library only. Promises: a knob that is set wins over what would follow from the depth, and the reason says so; the classic
+d20 is the model of the write-ups to the parameter (560,988,160). The rules are those of nanochat, in November 2025
+(classic) and July 2026 (modern), fitted there on runs from d12 to d26: far below d12 they are only a start. Not here:
+hours and prices of machines.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from math import log2, sqrt
+from typing import TYPE_CHECKING
+
+from nanochat.architecture import GPTConfig
+
+if TYPE_CHECKING:
+    from nanochat.pipeline import Pretrain
+
+BATCH_REFERENCE = 2**19  # tokens: the batch for which the learning rates were tuned
+BATCH_FITTED = (2**18, 2**21)  # tokens: where the square-root rule of the rates was used; it is not stretched beyond
+REFERENCE_DEPTH, REFERENCE_DECAY = 12, 0.28
+BATCH_EXPONENT = 0.383  # of the horizon: arXiv:2505.13738
+CLASSIC_RATIO, MODERN_RATIO = 20.0, 12.0
+ACTIVATION_BYTES = 34  # a token, layer and channel, in bf16: arXiv:2205.05198 with the attention matrix never kept
+LOGIT_BYTES = 10  # a token and entry of the vocabulary: bf16 and fp32 logits and the fp32 gradient
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A pretraining run, priced: what `depth` and the knobs come to. `reasons` has a line for each derived number."""
+
+    config: GPTConfig
+    total_batch_size: int  # tokens per step over all ranks
+    num_steps: int
+    lr_scale: float  # multiplies every learning rate of the stage
+    weight_decay: float
+    reasons: dict[str, str]
+
+    @property
+    def num_parameters(self) -> int:
+        """All trained numbers."""
+        return self.config.num_parameters()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on, over the whole run."""
+        return self.num_steps * self.total_batch_size
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the whole run."""
+        return self.tokens * self.config.flops_per_token()
+
+    def peak_memory(self, device_batch_size: int, num_ranks: int = 1) -> int:
+        """Bytes on each rank, estimated: weights and gradients whole, optimizer state shared out, activations of a pass."""
+        matrices = self.config.num_matrix_parameters()
+        others = self.num_parameters - matrices
+        weights = 4 * self.num_parameters + 2 * matrices  # fp32 masters and the bf16 copies kept for the backward pass
+        gradients = 4 * self.num_parameters + 4 * matrices  # and those of the matrices laid out as one row
+        state = (4 * matrices + 8 * others) // num_ranks
+        rows = min(device_batch_size, max(1, self.total_batch_size // (self.config.sequence_len * num_ranks)))
+        a_token = ACTIVATION_BYTES * self.config.n_layer * self.config.n_embd + LOGIT_BYTES * self.config.vocab_size
+        return weights + gradients + state + rows * self.config.sequence_len * a_token
+
+
+def derive(stage: "Pretrain", vocab_size: int, sequence_len: int = 2048) -> Derived:
+    """Everything that follows from the knobs of a `Pretrain`, the tokenizer's size and the length of a row.
+
+    Raises:
+        ValueError: a shape that cannot be built, or a batch that is no whole number of rows.
+    """
+    config = shape(stage, vocab_size, sequence_len)
+    reasons = {
+        "n_embd": f"aspect_ratio {stage.aspect_ratio} * depth {stage.depth}, in whole heads",
+        "n_head": f"width {config.n_embd} / head_dim {stage.head_dim}",
+    }
+    ratio, horizon, reasons["tokens"] = _horizon(stage, config)
+    batch, reasons["total_batch_size"] = _batch(stage, ratio, horizon, vocab_size, sequence_len)
+    if batch % (sequence_len * stage.num_ranks):
+        raise ValueError(
+            f"pretrain.total_batch_size = {batch}: must be a multiple of sequence_len * num_ranks = "
+            f"{sequence_len} * {stage.num_ranks}; {_nearest(batch, sequence_len * stage.num_ranks)} is"
+        )
+    steps, reasons["num_steps"] = max(1, int(horizon / batch)), f"{horizon:,.0f} tokens / {batch:,} a step"
+    if stage.num_steps:
+        steps, reasons["num_steps"] = stage.num_steps, "the knob num_steps"
+    lr_scale, reasons["lr_scale"] = _lr_scale(stage, batch)
+    decay, reasons["weight_decay"] = _decay(stage, batch, horizon, ratio, vocab_size, sequence_len)
+    return Derived(config, batch, steps, lr_scale, decay, reasons)
+
+
+def shape(stage: "Pretrain", vocab_size: int, sequence_len: int, depth: int = 0) -> GPTConfig:
+    """The model of that depth (0: the stage's). Raises ValueError for one whose width is not whole heads."""
+    depth = depth or stage.depth
+    width, heads = stage.aspect_ratio * depth, -(-stage.aspect_ratio * depth // stage.head_dim)
+    if stage.architecture == "classic" and width % heads:
+        raise ValueError(
+            f"pretrain.depth = {depth}: width {stage.aspect_ratio} * {depth} = {width} does not divide into {heads} heads "
+            f"(pretrain.head_dim = {stage.head_dim}): take a head_dim that divides {width}, or another aspect_ratio"
+        )
+    family = GPTConfig.classic if stage.architecture == "classic" else GPTConfig.modern
+    kv_heads = stage.kv_heads or None
+    config = family(
+        depth, vocab_size, sequence_len, aspect_ratio=stage.aspect_ratio, head_dim=stage.head_dim, n_kv_head=kv_heads
+    )
+    return dataclasses.replace(config, window_pattern=stage.window_pattern or config.window_pattern)
+
+
+def scaling_parameters(stage: "Pretrain", config: GPTConfig) -> int:
+    """The parameters that the horizon counts: all of them (classic), or those that multiply: blocks and head (modern)."""
+    if stage.architecture == "classic":
+        return config.num_parameters()
+    return config.num_matrix_parameters() + config.vocab_size * config.n_embd
+
+
+def _horizon(stage: "Pretrain", config: GPTConfig) -> tuple[float, float, str]:
+    """Tokens per parameter, tokens, reason. It is the horizon of the depth also where num_steps cuts the run short."""
+    classic = stage.architecture == "classic"
+    ratio = stage.tokens_per_parameter or (CLASSIC_RATIO if classic else MODERN_RATIO)
+    counted = scaling_parameters(stage, config)
+    what, source = ("all", "arXiv:2203.15556") if classic else ("matrix", "nanochat's fit of July 2026")
+    source = "the knob tokens_per_parameter" if stage.tokens_per_parameter else source
+    return ratio, ratio * counted, f"{ratio:g} tokens a parameter ({source}) * {counted:,} {what} parameters"
+
+
+def _reference_horizon(stage: "Pretrain", ratio: float, vocab_size: int, sequence_len: int) -> float:
+    reference = stage.replaced(aspect_ratio=64, head_dim=128, kv_heads=0, window_pattern="")
+    return ratio * scaling_parameters(stage, shape(reference, vocab_size, sequence_len, REFERENCE_DEPTH))
+
+
+def _batch(
+    stage: "Pretrain", ratio: float, horizon: float, vocab_size: int, sequence_len: int
+) -> tuple[int, str]:
+    if stage.total_batch_size:
+        return stage.total_batch_size, "the knob total_batch_size"
+    if stage.architecture == "classic":
+        return BATCH_REFERENCE, "2^19 tokens for every depth"
+    growth = horizon / _reference_horizon(stage, ratio, vocab_size, sequence_len)
+    batch = 2 ** round(log2(BATCH_REFERENCE * growth**BATCH_EXPONENT))
+    return batch, f"2^19 * (horizon / that of d12 = {growth:.3g})^{BATCH_EXPONENT}, to a power of two (arXiv:2505.13738)"
+
+
+def _lr_scale(stage: "Pretrain", batch: int) -> tuple[float, str]:
+    if stage.architecture == "classic":
+        return 1.0, "classic: the same rates for every batch"
+    low, high = BATCH_FITTED
+    inside = min(max(batch, low), high)
+    note = "" if inside == batch else f", the batch taken as {inside:,}, the nearest for which that was fitted"
+    return sqrt(inside / BATCH_REFERENCE), f"sqrt(batch / 2^19) (arXiv:2205.10287){note}"
+
+
+def _decay(
+    stage: "Pretrain", batch: int, horizon: float, ratio: float, vocab_size: int, sequence_len: int
+) -> tuple[float, str]:
+    if stage.weight_decay >= 0:
+        return stage.weight_decay, "the knob weight_decay"
+    if stage.architecture == "classic":
+        return 0.0, "classic: none"
+    shrink = _reference_horizon(stage, ratio, vocab_size, sequence_len) / horizon
+    decay = REFERENCE_DECAY * sqrt(batch / BATCH_REFERENCE) * shrink
+    return decay, f"{REFERENCE_DECAY} * sqrt(batch / 2^19) * (d12's horizon / horizon = {shrink:.3g}) (arXiv:2405.13698)"
+
+
+def _nearest(batch: int, unit: int) -> int:
+    return max(unit, round(batch / unit) * unit)

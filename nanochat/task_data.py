@@ -1,0 +1,149 @@
+"""Fetches the data of the real chat tasks once, checks it and writes it in each task's own form.
+
+From a folder of JSON lines, or from Hugging Face `datasets`. Promises: `<task>_<split>.jsonl` holds only rows that
+the task can read; a row that it cannot is named by file and line; what was fetched is written down with count and
+sha256; training and test rows come from splits that the publishers keep apart, and a training row whose question is
+also tested is left out and counted. No other stage fetches anything. The forms are documented at the tasks
+(`normalise`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanochat.stage import Place, unknown
+from nanochat.tasks.from_file import FromFile
+from nanochat.tasks.task import TASKS
+
+if TYPE_CHECKING:
+    from nanochat.pipeline import TaskData
+
+Rows = Iterator[tuple[str, Any]]  # with where they stand
+PROGRESS_EVERY = 10_000
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a split is published: id, configuration and split at Hugging Face, and other names of local files."""
+
+    dataset: str
+    config: str | None
+    split: str
+    also: tuple[str, ...] = ()
+
+
+ORIGINS: Mapping[str, Mapping[str, Origin]] = {
+    "smoltalk": {
+        "train": Origin("HuggingFaceTB/smol-smoltalk", None, "train"),
+        "test": Origin("HuggingFaceTB/smol-smoltalk", None, "test"),
+    },
+    "mmlu": {
+        "train": Origin("cais/mmlu", "auxiliary_train", "train", ("mc_aux_train.jsonl",)),
+        "test": Origin("cais/mmlu", "all", "test"),
+    },
+    "gsm8k": {
+        "train": Origin("openai/gsm8k", "main", "train"),
+        "test": Origin("openai/gsm8k", "main", "test"),
+    },
+    "arc_easy": {
+        "train": Origin("allenai/ai2_arc", "ARC-Easy", "train"),
+        "test": Origin("allenai/ai2_arc", "ARC-Easy", "test"),
+    },
+    "arc_challenge": {
+        "train": Origin("allenai/ai2_arc", "ARC-Challenge", "train"),
+        "test": Origin("allenai/ai2_arc", "ARC-Challenge", "test"),
+    },
+    "humaneval": {"test": Origin("openai/openai_humaneval", None, "test", ("humaneval.jsonl",))},
+}
+
+
+def fetch(stage: TaskData, place: Place, origins: Mapping[str, Mapping[str, Origin]] = ORIGINS) -> dict[str, float]:
+    """Writes `<task>_<split>.jsonl` for every named task, and index.json; returns the number of rows in all.
+
+    Raises:
+        ValueError: an unknown task, a missing or empty file, a row that the task cannot read.
+    """
+    names = [name.strip() for name in stage.tasks.split(",") if name.strip()]
+    for name in names:
+        if name not in origins:
+            raise ValueError(f"task_data.tasks: {unknown('task with data', name, origins)}")
+    index: dict[str, Any] = {}
+    for name in names:
+        task = TASKS[name]
+        assert issubclass(task, FromFile), (name, task)
+        tested: set[str] = set()
+        for split in (split for split in ("test", "train") if split in origins[name]):
+            path, origin = place.out / f"{name}_{split}.jsonl", origins[name][split]
+            rows = _local(stage.source, name, split, origin) if stage.source else _published(origin)
+            index[path.name] = _write(task, path, rows, place, tested)
+            tested = _questions(path)
+    (place.out / "index.json").write_text(json.dumps({"tasks": names, "files": index}, indent=1) + "\n")
+    return {"rows": float(sum(entry["rows"] for entry in index.values()))}
+
+
+def _local(source: str, name: str, split: str, origin: Origin) -> Rows:
+    """Rows of a JSON-lines file with where they stand."""
+    candidates = [Path(source) / file for file in (f"{name}_{split}.jsonl", *origin.also)]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise ValueError(f"task_data.source = {source!r}: there is no {' or '.join(path.name for path in candidates)}")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield f"{path}, line {number}", json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+
+
+def _published(origin: Origin) -> Rows:
+    """Rows from Hugging Face, or from a folder laid out like a data set, with where they stand."""
+    import datasets
+
+    rows = datasets.load_dataset(origin.dataset, origin.config, split=origin.split)
+    for number, row in enumerate(rows, start=1):
+        yield f"{origin.dataset} ({origin.split}), row {number}", row
+
+
+def _write(task: type[FromFile], path: Path, rows: Rows, place: Place, tested: set[str]) -> dict[str, Any]:
+    """Writes the rows whose question is not `tested`; returns how many, how many not, and their digest."""
+    sha, count, dropped = hashlib.sha256(), 0, 0
+    with path.open("wb") as file:
+        for where, published in rows:
+            row = _normalised(task, where, published)
+            if _question(row) in tested:
+                dropped += 1
+                continue
+            line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+            file.write(line)
+            sha.update(line)
+            count += 1
+            if count % PROGRESS_EVERY == 0:
+                place.metrics.progress(count, count, f"rows of {path.stem}")
+    if not count:
+        raise ValueError(f"{path.name} came out empty: look at where it was fetched from")
+    return {"rows": count, "in_test": dropped, "sha256": sha.hexdigest()}
+
+
+def _questions(path: Path) -> set[str]:
+    with path.open("rb") as file:
+        return {_question(json.loads(line)) for line in file}
+
+
+def _question(row: dict[str, Any]) -> str:
+    """What makes two rows the same problem, however it is spaced and capitalised."""
+    text = row.get("question") or row.get("prompt") or json.dumps(row["messages"])
+    return " ".join(text.lower().split())
+
+
+def _normalised(task: type[FromFile], where: str, row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: needs an object, found {type(row).__name__}")
+    try:
+        return task.normalise(row)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -1,0 +1,36 @@
+"""ARC (arXiv:1803.05457): science questions of primary school, an easy and a challenge set.
+
+Not here: fetching (nanochat/task_data.py). Standard library only.
+"""
+
+from typing import Any
+
+from nanochat.tasks.from_file import MultipleChoice, choice_row
+
+
+class Arc(MultipleChoice):
+    """Rows of allenai/ai2_arc: {"question", "choices": {"text": [...], "label": [...]}, "answerKey"}."""
+
+    @classmethod
+    def normalise(cls, row: dict[str, Any]) -> dict[str, Any]:
+        choices, key = row.get("choices"), row.get("answerKey")
+        if not isinstance(choices, dict) or not {"text", "label"} <= set(choices):
+            raise ValueError(f"choices = {choices!r}: needs text and label")
+        labels = list(choices["label"])  # letters, in some rows digits
+        if key not in labels:
+            raise ValueError(f"answerKey = {key!r}: needs one of the labels {', '.join(map(str, labels))}")
+        return choice_row(row.get("question"), list(choices["text"]), labels.index(key))
+
+
+class ArcEasy(Arc):
+    """The questions that word statistics solve."""
+
+    name = "arc_easy"
+    baseline = 0.25
+
+
+class ArcChallenge(Arc):
+    """The questions that word statistics do not solve."""
+
+    name = "arc_challenge"
+    baseline = 0.25

@@ -1,0 +1,55 @@
+"""GSM8K (arXiv:2110.14168): word problems of primary school, with calculator calls written into the answers.
+
+`<<48/2=24>>` in an answer becomes a tool call and its output; the answer ends with `#### 72`. Promises: numbers are
+compared as numbers, so that 72, 72.0 and $72 are equal, and the last `####` counts. Not here: fetching
+(nanochat/task_data.py), the calculator. Standard library only.
+"""
+
+import re
+from decimal import Decimal
+from typing import Any
+
+from nanochat.tasks.from_file import FromFile, text_of
+from nanochat.tasks.task import dialogue
+
+CALL = re.compile(r"<<([^<>]*)>>")
+FINAL = re.compile(r"####\s*(-?)\s*\$?\s*(-?[\d,]*\.?\d+)")
+
+
+class Gsm8k(FromFile):
+    """Rows of openai/gsm8k: {"question", "answer"}."""
+
+    name = "gsm8k"
+    baseline = 0.0
+
+    @classmethod
+    def normalise(cls, row: dict[str, Any]) -> dict[str, Any]:
+        kept = text_of(row, "question", "answer")
+        if final_number(kept["answer"]) is None:
+            raise ValueError(f"answer: needs to end with `#### number`; it ends with {kept['answer'][-20:]!r}")
+        return kept
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.row(index)
+        return dialogue(row["question"], parts(row["answer"]))
+
+    def correct(self, index: int, completion: str) -> bool:
+        return final_number(completion) == final_number(self.row(index)["answer"])
+
+
+def final_number(text: str) -> Decimal | None:
+    """The number after the last `####`; None where there is none."""
+    found = FINAL.findall(text)
+    return Decimal("".join(found[-1]).replace("--", "-").replace(",", "")) if found else None
+
+
+def parts(answer: str) -> list[dict[str, str]]:
+    """The answer as text, calculator calls and their outputs."""
+    made: list[dict[str, str]] = []
+    for number, piece in enumerate(CALL.split(answer)):  # text and call in turn
+        if number % 2:
+            expression, _, result = piece.rpartition("=")
+            made += [{"type": "python", "text": expression}, {"type": "python_output", "text": result}]
+        elif piece:
+            made.append({"type": "text", "text": piece})
+    return made

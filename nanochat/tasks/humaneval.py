@@ -1,0 +1,50 @@
+"""HumanEval (arXiv:2107.03374): write the function that the docstring describes; the tests of the data set judge it.
+
+The answer is executed in the sandbox (nanochat/sandbox.py) or not at all: without one, `correct` raises. Promises: only
+a function that returns the right values passes. It has no training split. Standard library only.
+"""
+
+import re
+from typing import Any, ClassVar
+
+from nanochat import sandbox
+from nanochat.tasks.from_file import FromFile, text_of
+from nanochat.tasks.task import Split, dialogue
+
+FENCE = re.compile(r"```(?:python)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
+EMPTY_BODY = (
+    "\n    pass\n\n"  # makes the prompt, which ends within a function, a program with all its helpers and imports
+)
+
+
+class HumanEval(FromFile):
+    """Rows of openai/openai_humaneval: {"task_id", "prompt", "entry_point", "canonical_solution", "test"}."""
+
+    name = "humaneval"
+    baseline = 0.0
+    splits: ClassVar[tuple[Split, ...]] = ("test",)
+    runs_code: ClassVar[bool] = True
+
+    @classmethod
+    def normalise(cls, row: dict[str, Any]) -> dict[str, Any]:
+        kept = text_of(row, "task_id", "prompt", "entry_point", "canonical_solution", "test")
+        if f"def {kept['entry_point']}(" not in kept["prompt"] or "def check(" not in kept["test"]:
+            raise ValueError(f"prompt and test: need to define {kept['entry_point']} and check")
+        return kept
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.row(index)
+        return dialogue(row["prompt"], f"```python\n{row['prompt']}{row['canonical_solution']}```")
+
+    def correct(self, index: int, completion: str) -> bool:
+        row = self.row(index)
+        tests = row["prompt"] + EMPTY_BODY + row["test"]
+        return sandbox.passes(program(row, completion), row["entry_point"], tests).outcome == "finished"
+
+
+def program(row: dict[str, Any], completion: str) -> str:
+    """The answer as a program: its own function after the prompt's imports and helpers, or what the prompt began."""
+    fenced = FENCE.search(completion)
+    code = fenced[1] if fenced else completion
+    own = re.search(rf"^def {re.escape(row['entry_point'])}\(", code, re.MULTILINE)
+    return row["prompt"] + (EMPTY_BODY if own else "") + code

@@ -1,0 +1,20 @@
+"""MMLU (arXiv:2009.03300): multiple choice over 57 subjects; trained on its auxiliary set, tested on `test`.
+
+Not here: fetching (nanochat/task_data.py). Standard library only.
+"""
+
+from typing import Any
+
+from nanochat.tasks.from_file import MultipleChoice, choice_row
+
+
+class Mmlu(MultipleChoice):
+    """Rows of cais/mmlu: {"question", "choices", "answer"}."""
+
+    name = "mmlu"
+    baseline = 0.25
+
+    @classmethod
+    def normalise(cls, row: dict[str, Any]) -> dict[str, Any]:
+        row = row["train"] if set(row) == {"train"} else row  # the auxiliary set wraps every row once more
+        return choice_row(row.get("question"), row.get("choices"), row.get("answer"))

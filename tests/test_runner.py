@@ -1,0 +1,210 @@
+"""The runner and the launcher with real processes: nothing twice, nothing half, nothing left behind."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from nanochat import launch, runner
+from nanochat.launch import StageFailed, Stopped
+from nanochat.pipeline import TaskData
+from nanochat.plan import plan
+from nanochat.runner import Job, Watch, Workshop, find, perform, work_directory
+from nanochat.store import FileStore
+
+
+def job():
+    return Job(plan([TaskData()])[0])
+
+
+def workshop(tmp_path, **more):
+    return Workshop(FileStore(tmp_path / "store"), tmp_path, {"pipeline_run": "one"}, grace_seconds=5, **more)
+
+
+class Recorder(Watch):
+    def __init__(self, reason=None):
+        self.events, self.reason = [], reason
+
+    def started(self, job):
+        self.events.append("started")
+
+    def finished(self, job, outcome):
+        self.events.append("finished")
+
+    def failed(self, job, status, cause):
+        self.events.append((status, cause))
+
+    def should_stop(self):
+        return self.reason
+
+
+def test_a_stage_is_made_once(tmp_path):
+    shop, watch = workshop(tmp_path), Recorder()
+    first = perform(job(), shop, watch)
+    assert not first.cached
+    assert watch.events == ["started", "finished"]
+    second = perform(job(), shop, Recorder())
+    assert second.cached
+    assert second.record["files"] == first.record["files"]
+    assert not work_directory(tmp_path, job().address).exists()
+    assert first.record["code"]["nanochat.task_data"]
+
+
+def test_a_forced_stage_is_made_again_once_per_run(tmp_path):
+    perform(job(), workshop(tmp_path), Recorder())
+    shop = Workshop(FileStore(tmp_path / "store"), tmp_path, {"pipeline_run": "two"}, force=frozenset(["task_data"]))
+    assert not perform(job(), shop, Recorder()).cached
+    assert perform(job(), shop, Recorder()).cached
+
+
+def test_two_runs_at_once_make_an_address_once(tmp_path):
+    watches = [Recorder(), Recorder()]
+    threads = [threading.Thread(target=perform, args=(job(), workshop(tmp_path), watch)) for watch in watches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(watch.events for watch in watches) == [[], ["started", "finished"]]
+
+
+def test_a_failed_stage_says_why_and_leaves_nothing_that_looks_whole(tmp_path):
+    broken = Job(plan([TaskData(tasks="gsm8k", source=str(tmp_path / "nowhere"))])[0])
+    watch = Recorder()
+    with pytest.raises(StageFailed, match=r"task_data/gsm8k-\w+: ValueError: .*nowhere"):
+        perform(broken, workshop(tmp_path), watch)
+    assert watch.events[0] == "started"
+    assert watch.events[1][0] == "FAILED"
+    assert find(broken, FileStore(tmp_path / "store")) is None
+
+
+def test_a_collision_of_fingerprints_is_seen(tmp_path):
+    shop = workshop(tmp_path)
+    shop.store.publish(job().address, {}, {"preimage": {"stage": "another"}})
+    with pytest.raises(ValueError, match="was made of something else"):
+        perform(job(), shop, Recorder())
+
+
+def test_a_hit_made_by_other_code_says_so(tmp_path):
+    perform(job(), workshop(tmp_path), Recorder())
+    path = tmp_path / "store" / job().address / "record.json"
+    record = json.loads(path.read_text())
+    record["code"]["nanochat.task_data"] = "0" * 64
+    path.write_text(json.dumps(record))
+    assert "made by other code (nanochat.task_data" in perform(job(), workshop(tmp_path), Recorder()).note
+
+
+class Script(launch.Process):
+    """Any Python script in place of a stage."""
+
+    def command(self):
+        return [sys.executable, str(self.spec)]
+
+
+def script(tmp_path, text):
+    path = tmp_path / "script.py"
+    path.write_text(text)
+    return Script(path, 1, tmp_path / "logs", mark=str(tmp_path))
+
+
+GRANDCHILD = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_stopping_ends_grandchildren_in_sessions_of_their_own(tmp_path):
+    process, log = script(tmp_path, GRANDCHILD), tmp_path / "logs" / "stage.log"
+
+    def tick():
+        return "enough" if log.exists() and "ready" in log.read_text() else None
+
+    with pytest.raises(Stopped, match="enough"):
+        launch.run(process, tick, grace=2)
+    assert launch.marked(str(tmp_path)) == []
+
+
+def test_a_process_that_ignores_term_is_killed(tmp_path):
+    text = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(600)"
+    process, log = script(tmp_path, text), tmp_path / "logs" / "stage.log"
+    with pytest.raises(Stopped):
+        launch.run(process, lambda: "enough" if log.exists() and "ready" in log.read_text() else None, grace=0.2)
+    assert launch.marked(str(tmp_path)) == []
+
+
+def test_much_output_blocks_nobody(tmp_path):
+    process = script(tmp_path, "import sys\nfor _ in range(20000): print('x' * 100); print('y' * 100, file=sys.stderr)")
+    assert launch.run(process, lambda: None) == 0
+    assert (tmp_path / "logs" / "stage.log").stat().st_size > 4_000_000
+
+
+def test_the_cause_is_the_stage_s_own_word_or_its_signal_or_its_last_lines(tmp_path):
+    log = tmp_path / "stage.log"
+    log.write_text("one\ntwo\n")
+    assert launch.cause(1, {"type": "ValueError", "message": "no", "rank": 0}, log) == "ValueError: no"
+    assert launch.cause(1, {"type": "ValueError", "message": "no", "rank": 3}, log) == "ValueError: no (rank 3)"
+    assert "lower device_batch_size" in launch.cause(1, {"type": "E", "message": "CUDA out of memory", "rank": 0}, log)
+    assert "between ranks" in launch.cause(1, {"type": "E", "message": "NCCL error", "rank": 0}, log)
+    assert launch.cause(-signal.SIGKILL, None, log).startswith("killed by SIGKILL: out of host memory")
+    assert launch.cause(3, None, log).startswith("exit code 3: one | two")
+    assert launch.cause(3, None, tmp_path / "none").startswith("exit code 3: no output")
+
+
+PARENT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from nanochat import launch
+class Script(launch.Process):
+    def command(self):
+        return [sys.executable, "-c", {child!r}]
+launch.run(Script(Path("x"), 1, Path({logs!r}), {mark!r}), lambda: None)
+"""
+CHILD = """
+import sys, time
+sys.path.insert(0, {root!r})
+from nanochat import launch
+launch.die_with_parent()
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_stage_dies_with_its_parent(tmp_path):
+    root, logs = str(Path(__file__).parents[1]), tmp_path / "logs"
+    text = PARENT.format(root=root, child=CHILD.format(root=root), logs=str(logs), mark=str(tmp_path))
+    path = tmp_path / "parent.py"
+    path.write_text(text)
+    parent = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, str(path)])
+    deadline = time.monotonic() + 60
+    while not ((logs / "stage.log").exists() and "ready" in (logs / "stage.log").read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert launch.marked(str(tmp_path))
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    while launch.marked(str(tmp_path)):
+        assert time.monotonic() < deadline, "the stage outlives its parent"
+        time.sleep(0.05)
+
+
+def test_a_stage_that_keeps_asking_to_be_resumed_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "run", lambda process, tick, grace: 75)
+    with pytest.raises(StageFailed, match="was interrupted 20 times in a row"):
+        perform(job(), workshop(tmp_path), Recorder())
+
+
+def test_a_stage_that_ends_well_without_its_files_has_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "run", lambda process, tick, grace: 0)
+    with pytest.raises(StageFailed, match="without making index.json"):
+        perform(job(), workshop(tmp_path), Recorder())
+
+
+def test_code_digests_follow_the_source():
+    assert runner.code_digests()["nanochat.stage"] == runner._code("nanochat.stage")
