@@ -7,7 +7,7 @@ SEED ?= 1
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
 install: $(VENV)/installed  ## the environment in .venv, from the hashed lock, with the Rust extension
 
@@ -43,10 +43,13 @@ check: install  ## lint, format and the README's generated parts
 	cd bpe && cargo fmt --check && cargo clippy --quiet --all-targets -- -D warnings
 	$(BIN)/python -m nanochat readme --check
 
+s3-server:  ## versitygw, a real S3 server for the tests, through Go (optional; moto's is used otherwise)
+	go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
 lock: $(VENV)/uv/bin/uv  ## requirements.lock from requirements.in
 	$(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 requirements.in -o requirements.lock
 
 clean:  ## removes the environment and what runs left behind
 	rm -rf $(VENV) .nanochat bpe/target build *.egg-info
 
-.PHONY: help install demo test check lock clean
+.PHONY: help install demo test check s3-server lock clean

@@ -1,6 +1,6 @@
 """Wall time of training a tokenizer: nanobpe against rustbpe and Hugging Face tokenizers, same text, pattern and size.
 
-    python benchmarks/bpe.py --mb 20 --vocab-size 32768 --threads 2 --repeats 5
+    python -m benchmarks.bpe --mb 20 --vocab-size 32768 --threads 2 --repeats 5
 
 Every run is a fresh process that has its text in memory before the clock starts; contenders take turns, so that a busy
 machine troubles all of them. Prints medians, bests and ratios of medians, and whether rustbpe's merges are ours. Text:

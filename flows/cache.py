@@ -49,6 +49,13 @@ class Cache:
         self.evict()
         return where
 
+    def close(self) -> None:
+        """Lets go of everything: it may be evicted from now on."""
+        with self._mutex:
+            for descriptor in self._held.values():
+                os.close(descriptor)
+            self._held.clear()
+
     def _hold(self, address: str) -> None:
         lock = self.root / "artifacts" / f"{address}.lock"
         with self._mutex:

@@ -1,8 +1,8 @@
 """Model versions: pointers into the store, one per chat stage, and the aliases that people load them by.
 
 Promises: entering the same versions again changes nothing; a version loads (`models:/NAME@champion`) without a copy
-of the weights and without pickle; `@candidate` is the newest, `@champion` moves only as the gate says, and every verdict
-is a tag. It works through the client that track.py gives it, on that file's thread.
+of the weights and without pickle; `@candidate` is the newest, `@champion` moves only as the gate says, and every
+verdict is a tag. It works through the client that track.py gives it, on that file's thread.
 """
 
 from __future__ import annotations

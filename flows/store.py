@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def open_store(uri: str, cache: Path, endpoint: str = "", cache_bytes: int = CAC
         return S3Store(parts.netloc, parts.path.strip("/"), Cache(cache, cache_bytes), endpoint)
     if parts.scheme == "file" and parts.path.startswith("/") and parts.netloc in ("", "localhost"):
         return FileStore(Path(parts.path))
-    if uri and "://" not in uri and parts.scheme != "s3":
+    if uri and "://" not in uri and parts.scheme not in ("s3", "file"):
         return FileStore(Path(uri))
     raise ValueError(f"store = {uri!r}: give a folder, file:///FOLDER or s3://BUCKET/PREFIX")
 
@@ -111,6 +111,8 @@ class S3Store(Store):
             code = _code(error)
             kind = PermissionError if code in REMEDIES and code != "NoSuchBucket" else OSError
             raise kind(f"{self.uri}: {what}: {REMEDIES.get(code, error)}") from error
+        except KeyError as error:  # botocore takes headers that break off for a short answer
+            raise OSError(f"{self.uri}: {what}: the answer broke off before its {error}") from error
 
     def get(self, key: str) -> tuple[bytes, str] | None:
         with self._told(f"reading {key}"):
@@ -126,7 +128,7 @@ class S3Store(Store):
         for attempt in range(ATTEMPTS):
             answer = self._client.get_object(Bucket=self.bucket, Key=key)
             try:
-                with answer["Body"] as body:
+                with closing(answer["Body"]) as body:
                     return body.read(), answer["ETag"]
             except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
                 if attempt == ATTEMPTS - 1:
@@ -195,6 +197,11 @@ class S3Store(Store):
 
     def check_writable(self) -> None:
         """As of any store; and the server must keep conditions, or two runs would hold one lease."""
+        try:
+            with self._told("listing"):
+                self._brief_client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
+        except OSError as error:
+            raise ValueError(f"store = {error}") from error
         super().check_writable()
         key = f"probe-{uuid.uuid4().hex}"
         self.put(key, b"nanochat")

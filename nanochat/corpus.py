@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PYTHON_DOCS = "python-docs"
 PYTHON_DOCS_SHARDS = 4  # fixed, so that a shard holds the same text however many are taken
+FETCHED = "source.parquet"  # a shard as it came, in the work folder of its part
 SCHEMES = ("https", "http", "s3", "file")
 OURS = ("nanochat", "nanobpe")  # never part of the corpus: it would change with every edit
 SKIPPED_FOLDERS = {"test", "tests", "__pycache__", "site-packages", "dist-packages", "licenses"}

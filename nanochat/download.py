@@ -10,19 +10,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanochat.corpus import HuggingFaceDataset, ParquetShards, PythonDocs, parse_source
-from nanochat.fetch import fetch
+from nanochat.corpus import FETCHED, HuggingFaceDataset, ParquetShards, PythonDocs, parse_source
+from nanochat.fetch import Progress, fetch
 
 if TYPE_CHECKING:
+    from nanochat.metrics import Metrics
     from nanochat.pipeline import Download
     from nanochat.stage import Place
 
 ROW_GROUP = 1024  # documents
-FETCHED = "source.parquet"  # in the work folder: the shard as it came
 HELD_OUT_EVERY = 100  # documents of a dataset without a validation shard
 
 
@@ -76,12 +77,22 @@ def obtain(stage: Download, source: ParquetShards, place: Place) -> tuple[Path, 
         if not fetched.is_file():
             raise ValueError(f"{url}: only the flow fetches from s3://: start this recipe with `nanochat run`")
         return fetched, {}
-
-    def progress(done: int, total: int) -> None:
-        place.metrics.progress(done, total, "bytes")
-
+    progress = _progress_of(place.metrics)
     sha256 = fetch(url, fetched, timeout=stage.timeout_seconds, attempts=stage.retries, progress=progress)
     return fetched, {"url": url, "sha256": sha256}
+
+
+def _progress_of(metrics: Metrics) -> Progress:
+    """Writes down at most one line a second: blocks come by the thousand."""
+    last = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= 1:
+            last = time.monotonic()
+            metrics.progress(done, total, "bytes")
+
+    return progress
 
 
 def parquet_texts(path: Path, column: str, what: str, place: Place) -> Iterator[str | None]:
@@ -173,23 +184,28 @@ def write_texts(texts: Iterator[str | None], path: Path, what: str) -> Tally:
 
 def _groups(texts: Iterator[str | None], tally: Tally, what: str) -> Iterator[list[str]]:
     group: list[str] = []
-    for text in texts:
-        if text is None or not text.strip():
+    for number, text in enumerate(texts):
+        if text is None or text == "" or (isinstance(text, str) and text.isspace()):
             tally.dropped_documents += 1
             continue
-        try:
-            tally.bytes += len(text.encode())
-        except (UnicodeEncodeError, AttributeError) as error:
-            number = tally.documents + tally.dropped_documents
-            raise ValueError(f"{what}: document {number} is not text: {error}") from error
-        tally.documents += 1
+        tally.bytes += _size(text, f"{what}, document {number}")
         tally.characters += len(text)
+        tally.documents += 1
         group.append(text)
         if len(group) == ROW_GROUP:
             yield group
             group = []
     if group:
         yield group
+
+
+def _size(text: Any, what: str) -> int:
+    if not isinstance(text, str):
+        raise ValueError(f"{what} is no text but of type {type(text).__name__}: check download.text_column")
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can spell
+        raise ValueError(f"{what} cannot be written as UTF-8: {error}") from error
 
 
 def gather(stage: Download, place: Place) -> dict[str, float]:

@@ -24,13 +24,16 @@ def parse_mixture(text: str, where: str = "mixture") -> dict[str, int]:
     """Rows by task, in the order written; `where` names the knob in the messages.
 
     Raises:
-        ValueError: nothing in it, an unknown task, one named twice, or rows that are not a positive whole number.
+        ValueError: nothing in it, an unknown task, one without training data or named twice, or rows that are not a
+            positive whole number.
     """
     rows: dict[str, int] = {}
     for entry in filter(None, map(str.strip, text.split(","))):
         name, _, count = (piece.strip() for piece in entry.partition(":"))
         if name not in TASKS:
             raise ValueError(f"{where}: {unknown('task', name, TASKS)}")
+        if "train" not in TASKS[name].splits:
+            raise ValueError(f"{where}: task {name!r} has nothing to train on, only {', '.join(TASKS[name].splits)}")
         if name in rows:
             raise ValueError(f"{where}: task {name!r} is there twice: add up its rows")
         if not count.replace("_", "").isdecimal() or int(count) == 0:

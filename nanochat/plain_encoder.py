@@ -1,7 +1,7 @@
 """Turns text into tokens with nothing but the standard library: for machines without tiktoken.
 
-Promises the same tokens as tiktoken, for `SPLIT_PATTERN` and any Unicode text, at some hundredth of its speed; long
-pieces cost n log n. It covers no other pattern, and no special tokens: text is only ever text.
+Promises the same tokens as tiktoken, for `SPLIT_PATTERN` and any Unicode text, several times slower; long pieces cost
+n log n. It covers no other pattern, and no special tokens: text is only ever text.
 """
 
 import re

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from nanochat import scaling
 from nanochat.corpus import preflight as preflight_corpus
 from nanochat.mixture import parse_mixture
-from nanochat.pipeline import Chat, ChatEval, Download, Pretrain, Rl, TaskData, Tokenizer
+from nanochat.pipeline import Chat, ChatEval, Download, Pretrain, Rl, TaskData, Tokenize, Tokenizer
 from nanochat.plan import Step
 from nanochat.runner import Job, find
 from nanochat.stage import Stage
@@ -29,9 +29,9 @@ def preflight(steps: Iterable[Step], store: Store) -> None:
     _check_tasks(stages, every)
     download = stages.get("download")
     text_bytes = preflight_corpus(download) if isinstance(download, Download) else None
-    pretrain, tokenizer = stages.get("pretrain"), every.get("tokenizer")
-    if isinstance(pretrain, Pretrain) and isinstance(tokenizer, Tokenizer):
-        derived = scaling.derive(pretrain, tokenizer.vocab_size)  # refuses sizes that do not divide
+    pretrain, tokenizer, tokenize = stages.get("pretrain"), every.get("tokenizer"), every.get("tokenize")
+    if isinstance(pretrain, Pretrain) and isinstance(tokenizer, Tokenizer) and isinstance(tokenize, Tokenize):
+        derived = scaling.derive(pretrain, tokenizer.vocab_size, tokenize.sequence_len)  # refuses what does not divide
         if text_bytes is not None:
             _check_horizon(pretrain, derived.num_steps * derived.total_batch_size, text_bytes)
 

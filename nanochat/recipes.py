@@ -51,6 +51,7 @@ def description(name: str) -> str:
 def apply(stages: Iterable[Stage], settings: Iterable[str]) -> list[Stage]:
     """Puts `STAGE.KNOB=VALUE` or, for every stage that has it, `KNOB=VALUE` on top of a recipe, in order."""
     by_name = {stage.name: stage for stage in stages}
+    changes: dict[str, dict[str, str]] = {name: {} for name in by_name}
     for setting in settings:
         target, equals, value = setting.partition("=")
         if not equals:
@@ -62,8 +63,9 @@ def apply(stages: Iterable[Stage], settings: Iterable[str]) -> list[Stage]:
         if not chosen:
             raise ValueError(unknown("knob", knob, {k for stage in by_name.values() for k in stage.knobs()}))
         for each in chosen:
-            by_name[each] = by_name[each].replaced(**{knob: value})
-    return list(by_name.values())
+            changes[each][knob] = value
+    # all knobs of a stage at once: a corpus and its url are right only together
+    return [stage.replaced(**changes[name]) if changes[name] else stage for name, stage in by_name.items()]
 
 
 TINY_TASKS = "identity, chitchat, arithmetic, spelling, counting"

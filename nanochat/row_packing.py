@@ -34,6 +34,7 @@ def best_fit(documents: Iterable[np.ndarray], capacity: int, buffer_docs: int, b
     waiting: dict[int, np.ndarray] = {}  # by number, in order of arrival
     by_length: list[tuple[int, int]] = []  # (length, -number): of equals the oldest stands last
     number = 0
+    assert capacity > 1, capacity
     row, room = _empty(capacity)
     while True:
         while len(by_length) < buffer_docs and (document := next(coming, None)) is not None:
@@ -41,7 +42,7 @@ def best_fit(documents: Iterable[np.ndarray], capacity: int, buffer_docs: int, b
             number += 1
             waiting[number] = document
             insort(by_length, (len(document), -number))
-        if room == 1 and capacity > 1:
+        if room == 1:
             row[-1:], room = bos, 0
         elif by_length:
             fitting = bisect_right(by_length, (room, 0)) - 1

@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils import deterministic
 
 from nanochat import checkpoint
 from nanochat.distributed import World, all_reduce_sum, barrier, broadcast_object
@@ -110,7 +111,7 @@ def fit(
     """
     run = Run(model, optimizer, place, world, num_steps, tokens_per_step)
     loss_of = loss_function(model, compile)
-    with stop_signals() as stop:
+    with stop_signals() as stop, repeatable(world.device):
         run.resume()
         if evaluate and (run.step == 0 or due(run.step, eval_every, num_steps)):
             run.note(evaluate(run.step))
@@ -199,6 +200,24 @@ def stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """The same sums in the same order while the block runs, on a CPU: compiled there, an embedding's gradient is added up
+    by threads in the order of their arrival. On a GPU it costs too much, and resuming is exact but for such roundings.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    before, fill = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    deterministic.fill_uninitialized_memory = False  # nothing reads what it has not written; filling costs a pass
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        deterministic.fill_uninitialized_memory = fill
 
 
 @dataclass

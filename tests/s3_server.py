@@ -1,7 +1,7 @@
 """A real S3 server on loopback for the tests: versitygw where Go has put it, else moto's.
 
-`serve(directory)` starts one on a free port and stops it at the end; `s3_server` is the fixture of it (import it into a
-test file). The environment variables that boto3 needs are in `S3Server.environment`. It does not test anything.
+`serve(directory)` starts one on a free port and stops it at the end; `s3_server` is the fixture of it (import
+`s3_server_fixture` into a test file). The environment variables that boto3 needs are in `S3Server.environment`. It does not test anything.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _wait_until_up(endpoint: str, process: subprocess.Popen, log: Path) -> None:
     raise RuntimeError(f"the S3 server did not start: {log.read_text()}")
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+@pytest.fixture(scope="session", name="s3_server")
+def s3_server_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with serve(tmp_path_factory.mktemp("s3")) as server:
         yield server

@@ -8,7 +8,7 @@ from nanochat.conversation import render, render_prompt, truncate
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))  # one token a byte, so that goldens can be read
-SHORT = dict(zip("B U u A a P p O o".split(), SPECIAL_TOKENS, strict=True))  # small letter: end
+SHORT = dict(zip("BUuAaPpOo", SPECIAL_TOKENS, strict=True))  # small letter: end
 
 
 def spelled(golden: str) -> tuple[list[int], list[int]]:

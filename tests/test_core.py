@@ -1,5 +1,6 @@
 """CORE asks what the reference asks, and batching with shared beginnings changes no answer."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -16,7 +17,16 @@ BUNDLE = Path(__file__).parents[2] / "shared" / "data" / "core"
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 CHOICE = CoreTask("choice", "choice.jsonl", "multiple_choice", 2, "\nAnswer: ", 0.25)
 SCHEMA = CoreTask("schema", "schema.jsonl", "schema", 1, " ", 0.5)
-LANGUAGE = CoreTask("language", "language.jsonl", "language_modeling", 1, " ", 0.0)
+LANGUAGE = CoreTask("language", "language.jsonl", "language_modeling", 1, "=", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors this small are slower on many threads than on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def random_model(sequence_len=256, **features) -> GPT:
@@ -26,6 +36,8 @@ def random_model(sequence_len=256, **features) -> GPT:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
+        kept = BYTES.encode("abcde")
+        model.lm_head.weight[[i for i in range(BYTES.vocab_size) if i not in kept]] *= 0.1  # it mostly says a to e
     return model
 
 
@@ -115,7 +127,9 @@ def test_prompts_are_those_of_the_reference():
     data = [{"context_options": ["x", "y"], "continuation": "z", "gold": 1}, {"context_options": ["u", "v"], "continuation": "w", "gold": 0}]
     assert core.prompts(SCHEMA, data, 0) == ["u w\n\nx z", "u w\n\ny z"]
     data = [{"context": " c ", "continuation": "d"}, {"context": "e", "continuation": "f"}]
-    assert core.prompts(LANGUAGE, data, 0) == ["e f\n\nc", "e f\n\nc d"]
+    assert core.prompts(LANGUAGE, data, 0) == ["e=f\n\nc=", "e=f\n\nc=d"]
+    spaced = dataclasses.replace(LANGUAGE, delimiter=" ")
+    assert core.prompts(spaced, data, 0) == ["e f\n\nc", "e f\n\nc d"]
 
 
 def test_scored_tokens_are_the_tail_the_common_end_and_the_continuation():

@@ -125,7 +125,7 @@ def lay_environment(root, order, versions="1.0"):
         "site/package/copy.py": f'"""THE package  explains itself{long} 2"""\n',
         "site/package/short.py": '"""Too short."""\n',
         "site/package/table.py": '"""' + "0x00 0x01\n" * 40 + '"""\n',
-        "site/package/latin.py": b'# coding: latin-1\n"""Encod\xe9' + long.encode() + b'"""\n',
+        "site/package/latin.py": b'# coding: latin-1\n"""Encod\xe9d text explains itself' + long.encode() + b'"""\n',
         "site/package/README.md": f"# Package\n\nThe README explains itself{long}\n",
         "site/package/LICENSE.md": f"The licence explains itself{long}\n",
         f"site/package-{versions}.dist-info/METADATA": f"Name: package\n\nThe description explains itself{long}\n",

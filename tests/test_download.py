@@ -1,213 +1,31 @@
-"""A shard is fetched whole or not at all, whatever the network does, and comes out in one form, whatever its source.
+"""A shard comes out in one form, whatever its source, and a bad one fails the stage with its place in the message.
 
-A real HTTP server on the loopback breaks off, stalls, refuses and changes the file under way; parquet files and datasets
-are real ones. Nothing here leaves the machine.
+Parquet files, datasets and the HTTP server are real ones; nothing here leaves the machine. How a file survives a bad
+network is tested in test_fetch.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import http.server
+import itertools
 import json
-import re
-import threading
-import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from broken_server import broken_server
 
-from nanochat import fetch as fetching
 from nanochat.corpus import PYTHON_DOCS_SHARDS
-from nanochat.download import download, gather
-from nanochat.fetch import fetch
+from nanochat.download import download, gather, write_texts
 from nanochat.metrics import Metrics, read
 from nanochat.pipeline import Download
 from nanochat.stage import Place
 
-BODY = b"".join(number.to_bytes(4, "big") for number in range(50_000))
-
-
-@dataclasses.dataclass
-class Site:
-    """One file behind a server, and what goes wrong with the next requests, in order."""
-
-    body: bytes = BODY
-    etag: str = '"one"'
-    modified: str = ""
-    faults: list[str] = dataclasses.field(default_factory=list)
-    seen: list[dict] = dataclasses.field(default_factory=list)
-    url: str = ""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def do_GET(self):
-        site = self.server.site
-        site.seen.append({"range": self.headers.get("Range"), "if_range": self.headers.get("If-Range")})
-        fault = site.faults.pop(0) if site.faults else ""
-        self.close_connection = True
-        if fault.isdigit():
-            self.send_response(int(fault))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if fault == "reset":
-            return
-        if fault == "change":
-            site.body, site.etag = bytes(reversed(site.body)), '"two"'
-        self.answer(site, fault)
-
-    def answer(self, site, fault):
-        start, asked = 0, self.headers.get("Range")
-        validator = site.etag or site.modified
-        if asked and (self.headers.get("If-Range") == validator or fault == "deaf"):
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
-            self.send_response(206)
-            first = start + 1 if fault == "shifted" else start
-            self.send_header("Content-Range", f"bytes {first}-{len(site.body) - 1}/{len(site.body)}")
-        else:
-            self.send_response(200)
-        if fault != "lengthless":
-            self.send_header("Content-Length", str(len(site.body) - start))
-        for name, value in (("ETag", site.etag), ("Last-Modified", site.modified)):
-            if value:
-                self.send_header(name, value)
-        self.end_headers()
-        body = site.body[start:]
-        if fault in ("cut", "stall"):
-            body = body[: len(body) // 2]
-        self.wfile.write(body)
-        self.wfile.flush()
-        if fault == "stall":
-            self.server.released.wait(5)
-
 
 @pytest.fixture
 def site():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.released = True, threading.Event()
-    server.site = Site(url=f"http://127.0.0.1:{server.server_address[1]}/shard_00000.parquet")
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server.site
-    server.released.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def get(site, path, attempts=4, timeout=5.0, waits=None):
-    sleep = (lambda seconds: None) if waits is None else waits.append
-    return fetch(site.url, path, timeout=timeout, attempts=attempts, sleep=sleep)
-
-
-@pytest.mark.parametrize(
-    "faults",
-    [
-        [],
-        ["503", "500", "429"],
-        ["cut"],
-        ["cut", "cut", "cut"],
-        ["reset", "cut"],
-        ["cut", "416"],
-        ["cut", "change"],
-        ["cut", "deaf"],
-        ["cut", "shifted"],
-        ["lengthless"],
-    ],
-    ids=" ".join,
-)
-def test_the_file_arrives_whole_whatever_goes_wrong_on_the_way(site, tmp_path, faults):
-    site.faults = list(faults)
-    sha256 = get(site, tmp_path / "file")
-    assert (tmp_path / "file").read_bytes() == site.body
-    assert sha256 == hashlib.sha256(site.body).hexdigest()
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_what_has_come_is_not_asked_for_again(site, tmp_path):
-    site.faults = ["cut", "cut"]
-    get(site, tmp_path / "file")
-    assert [request["range"] for request in site.seen] == [None, "bytes=100000-", "bytes=150000-"]
-    assert site.seen[1]["if_range"] == '"one"'
-
-
-def test_a_file_that_changes_under_way_is_fetched_from_the_beginning(site, tmp_path):
-    site.faults = ["cut", "change", "cut"]
-    get(site, tmp_path / "file")
-    assert (tmp_path / "file").read_bytes() == bytes(reversed(BODY))
-
-
-@pytest.mark.parametrize(("etag", "modified"), [("", ""), ('W/"weak"', "Sat, 21 Nov 2026 08:00:00 GMT")])
-def test_without_a_strong_validator_nothing_is_joined(site, tmp_path, etag, modified):
-    site.etag, site.modified, site.faults = etag, modified, ["cut"]
-    get(site, tmp_path / "file")
-    assert [request["range"] for request in site.seen] == [None, None]
-    assert (tmp_path / "file").read_bytes() == BODY
-
-
-def test_a_date_alone_lets_a_file_be_continued(site, tmp_path):
-    site.etag, site.modified, site.faults = "", "Sat, 21 Nov 2026 08:00:00 GMT", ["cut"]
-    get(site, tmp_path / "file")
-    assert site.seen[1] == {"range": "bytes=100000-", "if_range": site.modified}
-
-
-def test_another_process_continues_what_one_has_begun(site, tmp_path):
-    site.faults = ["cut", "cut"]
-    with pytest.raises(ConnectionError, match="gave up after 2 attempts .*: 150000 of 200000 bytes came"):
-        get(site, tmp_path / "file", attempts=2)
-    assert not (tmp_path / "file").exists()
-    get(site, tmp_path / "file", attempts=1)
-    assert site.seen[-1]["range"] == "bytes=150000-"
-    assert (tmp_path / "file").read_bytes() == BODY
-
-
-def test_what_was_begun_from_another_address_is_not_continued(site, tmp_path):
-    site.faults = ["cut"]
-    with pytest.raises(ConnectionError):
-        get(site, tmp_path / "file", attempts=1)
-    site.url += "?mirror"
-    get(site, tmp_path / "file")
-    assert site.seen[-1]["range"] is None
-
-
-def test_a_refusal_fails_at_once_and_names_the_address(site, tmp_path):
-    site.faults = ["404"]
-    with pytest.raises(ValueError, match=rf"{site.url}: the server refuses: 404"):
-        get(site, tmp_path / "file")
-    assert len(site.seen) == 1
-
-
-def test_waits_grow_and_are_spread(site, tmp_path):
-    site.faults, waits = ["503"] * 9, []
-    with pytest.raises(ConnectionError, match="503"):
-        get(site, tmp_path / "file", attempts=9, waits=waits)
-    assert len(waits) == 8
-    for attempt, wait in enumerate(waits):
-        middle = min(2.0**attempt, fetching.LONGEST_WAIT)
-        assert 0.5 * middle <= wait <= 1.5 * middle
-
-
-def test_a_connection_that_gives_nothing_is_given_up(site, tmp_path):
-    site.faults = ["stall"]
-    start = time.monotonic()
-    get(site, tmp_path / "file", timeout=0.2)
-    assert time.monotonic() - start < 4  # the server would hold it for 5
-    assert (tmp_path / "file").read_bytes() == BODY
-
-
-def test_a_server_that_is_not_there_is_tried_again_and_named(tmp_path):
-    with pytest.raises(ConnectionError, match=r"http://127.0.0.1:1/x: gave up after 2 attempts"):
-        fetch("http://127.0.0.1:1/x", tmp_path / "file", timeout=1, attempts=2, sleep=lambda seconds: None)
-
-
-# From here on: shards.
+    with broken_server() as site:
+        yield site
 
 
 def place_for(tmp_path, part, name="download"):
@@ -287,7 +105,7 @@ def test_a_fetched_file_that_is_no_parquet_is_refused_and_fetched_anew_next_time
     place = place_for(tmp_path, 1)
     with pytest.raises(ValueError, match=rf"{site.url}: not a whole parquet file"):
         download(over_http(site), place)
-    assert list(place.out.iterdir()) == []
+    assert not (place.out / "text.parquet").exists()
     site.body = parquet(tmp_path / "x", ["good"]).read_bytes()
     download(over_http(site), place)
     assert texts_of(place) == ["good"]
@@ -337,9 +155,24 @@ def test_a_damaged_page_is_found_by_reading_every_row(tmp_path):
     data = bytearray(path.read_bytes())
     data[200:400] = bytes(200)
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="shard_00000.parquet"):
+    with pytest.raises(ValueError, match=r"shard_00000\.parquet"):
         download(on_disk(tmp_path), place_for(tmp_path, 1))
     assert path.exists()  # it is the user's own
+
+
+def test_fewer_rows_than_the_footer_promises_are_found(tmp_path):
+    path = parquet(tmp_path / "shard_00000.parquet", [f"document {number}" for number in range(30)])
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    at = data.index(b"\x16\x3c", footer)  # num_rows: an i64 of 30 in Thrift's compact protocol
+    path.write_bytes(data[:at] + b"\x16\x3e" + data[at + 2 :])
+    with pytest.raises(ValueError, match="its footer promises 31 rows, 30 were read"):
+        download(on_disk(tmp_path), place_for(tmp_path, 1))
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_place(tmp_path):
+    with pytest.raises(ValueError, match="it, document 1 cannot be written as UTF-8"):
+        write_texts(iter(["fine", "torn \ud800"]), tmp_path / "text.parquet", "it")
 
 
 def json_lines(folder, counts):
@@ -388,7 +221,7 @@ def test_a_dataset_of_one_file_holds_out_every_hundredth_document(offline, tmp_p
         ({"num_shards": 3}, 3, r"has 2 files, there is no number 2"),
         ({"validation_shard": 5}, 0, r"has 2 files, there is no number 5"),
         ({"text_column": "text"}, 1, r"download.text_column = 'text': .* has body, score"),
-        ({"text_column": "score"}, 1, r"document 0 is not text"),
+        ({"text_column": "score"}, 1, r"document 0 is no text but of type int"),
     ],
 )
 def test_what_a_dataset_does_not_have_is_refused(offline, tmp_path, knobs, part, said):
@@ -403,5 +236,5 @@ def test_the_embedded_corpus_comes_in_the_same_form(tmp_path, monkeypatch):
     documents = {number.to_bytes(16, "big"): f"document {number}" for number in range(300)}
     monkeypatch.setattr(python_docs, "documents", lambda: documents)
     everything = made(tmp_path, Download(num_shards=4).resolved(), 1 + PYTHON_DOCS_SHARDS)
-    assert sorted(sum(everything, [])) == sorted(documents.values())
+    assert sorted(itertools.chain(*everything)) == sorted(documents.values())
     assert len(everything[0]) == 3

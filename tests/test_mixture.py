@@ -28,6 +28,7 @@ def test_mixtures_are_read(text, rows):
         ("", "sft.mixture = '': name tasks"),
         ("identiti:5", "sft.mixture: unknown task 'identiti': did you mean 'identity'"),
         ("identity:5, identity:6", "sft.mixture: task 'identity' is there twice"),
+        ("humaneval:5", "sft.mixture: task 'humaneval' has nothing to train on, only test"),
         ("identity", "sft.mixture: 'identity' must be TASK:ROWS"),
         ("identity:0", "sft.mixture: 'identity:0' must be TASK:ROWS with a positive"),
         ("identity:-3", "must be TASK:ROWS"),
@@ -74,5 +75,7 @@ def test_a_task_without_conversations_is_refused():
 
 def test_mixtures_need_the_standard_library_only():
     code = "import sys; import nanochat.mixture; print(*{name.partition('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not set(loaded) - sys.stdlib_module_names - {"nanochat", "__main__", "__mp_main__"}

@@ -5,6 +5,7 @@ The oracles are a best-fit packer written as its definition reads, and the token
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 
@@ -31,7 +32,7 @@ CAPACITY = st.integers(2, 16)
 def numbered(lengths):
     """Documents without two equal tokens, so that a token says where it is from."""
     ends = np.cumsum([0, *lengths])
-    return [list(range(a + 1, b + 1)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [list(range(a + 1, b + 1)) for a, b in itertools.pairwise(ends)]
 
 
 def split(documents, capacity):
@@ -79,9 +80,7 @@ def test_best_fit_opens_every_row_with_a_document_and_invents_or_repeats_nothing
     assert set(kept) <= {token for ids in numbered(lengths) for token in ids}
     openings = {int(piece[1]) for piece in documents}
     for row in rows:  # behind a beginning-of-sequence token stands the opening of a piece, or nothing
-        assert all(
-            int(after) in openings or after == BOS for here, after in zip(row, row[1:], strict=False) if here == BOS
-        )
+        assert all(int(after) in openings or after == BOS for here, after in itertools.pairwise(row) if here == BOS)
 
 
 @given(LENGTHS, CAPACITY)

@@ -25,12 +25,13 @@ class Task:
     likeliest of the letters `choices(i)` is given to it. `baseline` is the accuracy of guessing.
 
     Raises:
-        ValueError: the split does not exist.
+        ValueError: the task has no such split.
     """
 
     name: ClassVar[str] = ""
     kind: ClassVar[Literal["generative", "multiple_choice"]] = "generative"
     baseline: ClassVar[float]
+    splits: ClassVar[tuple[Split, ...]] = ("train", "test")
     needs_data: ClassVar[bool] = False  # whether the stage `task_data` must have fetched something
 
     def __init_subclass__(cls) -> None:
@@ -45,8 +46,8 @@ class Task:
         TASKS[cls.name] = cls
 
     def __init__(self, split: Split, data_dir: Path | None = None) -> None:
-        if split not in ("train", "test"):
-            raise ValueError(f"split = {split!r} of task {self.name!r}: choose train or test")
+        if split not in self.splits:
+            raise ValueError(f"task {self.name!r} has no split {split!r}: it has only {', '.join(self.splits)}")
         self.split, self.data_dir = split, data_dir
 
     def __len__(self) -> int:
@@ -60,7 +61,7 @@ class Task:
         return (self[index] for index in range(len(self)))
 
     def correct(self, index: int, completion: str) -> bool:
-        """Whether `completion`, the text that follows the last user message, answers problem `index`."""
+        """Whether `completion`, the text after the last user message, special tokens by name, answers problem `index`."""
         raise NotImplementedError(self.name)
 
     def reward(self, index: int, completion: str) -> float:

@@ -1,0 +1,173 @@
+"""Midtraining and SFT learn from the right tokens, in an order that no number of ranks or device batch changes."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from nanochat.architecture import GPTConfig
+from nanochat.chat_training import Conversations, inputs_and_targets
+from nanochat.checkpoint import load_model, save_model
+from nanochat.conversation import render
+from nanochat.distributed import World
+from nanochat.metrics import Metrics, read
+from nanochat.midtrain import midtrain
+from nanochat.mixture import Mixture
+from nanochat.model import GPT
+from nanochat.optim import OptimSettings
+from nanochat.packing import HEARD, PADDING, SAID, pack
+from nanochat.pipeline import MODEL_FILES, Midtrain, Sft
+from nanochat.sft import sft
+from nanochat.stage import Place
+from nanochat.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
+CONFIG = GPTConfig(sequence_len=128, vocab_size=265, n_layer=1, n_head=2, n_kv_head=2, n_embd=16)
+KNOBS = {
+    "mixture": "identity:40, arithmetic:20",
+    "total_batch_size": 512,
+    "device_batch_size": 4,
+    "device": "cpu",
+    "dtype": "float32",
+    "compile": False,
+    "log_every": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    mixture = Mixture({"identity": 40, "arithmetic": 40, "spelling": 40}, "train", None, seed=3)
+    return pack((render(TOKENIZER, one["messages"]) for one in mixture), 128, 265, TOKENIZER.bos)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A base model that knows nothing, as pretraining leaves it."""
+    base, out = tmp_path / "base", tmp_path / "out"
+    out.mkdir()
+    model = GPT(CONFIG)
+    model.init_weights(0)
+    save_model(model, base, optimizer=dataclasses.asdict(OptimSettings()), total_batch_size=1024)
+    TOKENIZER.save(base / "tokenizer.json")
+    np.save(base / "token_bytes.npy", TOKENIZER.token_bytes())
+    inputs = {"pretrain": base, "midtrain": base, "task_data": tmp_path}
+    return Place(inputs, {}, out, tmp_path / "work", Metrics(tmp_path / "work" / "metrics.jsonl"))
+
+
+def source(rows, least=SAID, rows_per_step=6, device_batch_size=2, rank=0, size=1):
+    return Conversations(rows, least, rows_per_step, device_batch_size, World(rank, size), seed=1)
+
+
+def multiset(batches):
+    """All rows of some batches that count for something, in no order."""
+    found = (zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True) for batch in batches)
+    return sorted(row for batch in found for row in batch if max(row[1]) >= 0)
+
+
+@pytest.mark.parametrize(("size", "device_batch_size"), [(1, 1), (1, 4), (1, 100), (2, 2), (3, 1), (6, 5)])
+def test_a_step_has_the_same_rows_on_any_ranks_and_device_batch(rows, size, device_batch_size):
+    for step in (0, 1, 40):  # 40 lies some epochs later
+        expected = source(rows).batch(step)
+        parts = [
+            batch
+            for rank in range(size)
+            for batch in source(rows, device_batch_size=device_batch_size, rank=rank, size=size).batch(step)
+        ]
+        assert multiset(parts) == multiset(expected)
+        assert {batch.normalizer for batch in parts} == {expected[0].normalizer}
+        assert expected[0].normalizer == sum(int((batch.targets >= 0).sum()) for batch in expected) > 0
+        assert len({batch.inputs.shape for batch in parts}) == 1
+
+
+def test_an_epoch_has_every_row_once(rows):
+    steps = len(rows.tokens) // 2
+    whole = [batch for step in range(steps) for batch in source(rows, rows_per_step=2).batch(step)]
+    inputs, targets = inputs_and_targets(rows, np.arange(len(rows.tokens)), SAID)
+    everything = sorted(zip(inputs.tolist(), targets.tolist(), strict=True))
+    assert len(everything) - len(multiset(whole)) == len(rows.tokens) % 2
+    assert all(row in everything for row in multiset(whole))
+
+
+@pytest.mark.parametrize(("least", "learned"), [(HEARD, {HEARD, SAID}), (SAID, {SAID})])
+def test_midtraining_learns_every_token_and_sft_what_the_assistant_says(rows, least, learned):
+    indices = np.array([0, 5, 2])
+    inputs, targets = inputs_and_targets(rows, indices, least)
+    assert inputs.shape == targets.shape == (3, 128)
+    for row, tokens, expected in zip(indices, inputs.tolist(), targets.tolist(), strict=True):
+        assert tokens == rows.tokens[row, :-1].tolist()
+        for at, target in enumerate(expected):
+            label = int(rows.labels[row, at + 1])
+            assert target == (int(rows.tokens[row, at + 1]) if label in learned else -1)
+            assert label != PADDING or target == -1
+
+
+def test_what_the_assistant_says_is_all_that_sft_learns():
+    """The whole way from messages to targets: the text of the targets is the text of the answers and their ends."""
+    messages = [
+        {"role": "user", "content": "six times seven"},
+        {"role": "assistant", "content": [{"type": "python", "text": "6*7"}, {"type": "python_output", "text": "42"}]},
+        {"role": "user", "content": "thanks"},
+        {"role": "assistant", "content": "You are welcome!"},
+    ]
+    rows = pack([render(TOKENIZER, messages)], 128, 265, TOKENIZER.bos)
+    _, targets = inputs_and_targets(rows, np.array([0]), SAID)
+    learned = TOKENIZER.decode([token for token in targets[0].tolist() if token >= 0])
+    assert learned == "<|python_start|>6*7<|python_end|><|assistant_end|>You are welcome!<|assistant_end|>"
+
+
+@pytest.mark.parametrize(("work", "stage"), [(midtrain, Midtrain), (sft, Sft)])
+def test_a_stage_learns_and_leaves_a_whole_artifact(place, work, stage):
+    numbers = work(stage(**KNOBS, num_steps=12, eval_every=6), place)
+    assert {path.name for path in place.out.iterdir()} == set(MODEL_FILES)
+    logged = list(read(place.metrics.path))
+    validation = [row["validation_loss"] for row in logged if "validation_loss" in row]
+    assert len(validation) == 3
+    assert validation[0] == pytest.approx(np.log(265), rel=0.05)
+    assert numbers["validation_loss"] == validation[-1] < 0.8 * validation[0]
+    assert numbers["conversations"] == 60
+    assert numbers["dropped"] == numbers["truncated"] == 0
+    assert 0.2 < numbers["supervised_share"] < 0.8
+    assert 0 < numbers["padding_share"] < 0.3
+    assert numbers["epochs"] == pytest.approx(12 * 4 / numbers["rows"])
+    model, facts = load_model(place.out)
+    assert facts["stage"] == stage.name
+    assert facts["total_batch_size"] == 512
+    assert facts["optimizer"] == dataclasses.asdict(OptimSettings())
+    assert not torch.equal(model.wte.weight, load_model(place["pretrain"])[0].wte.weight)
+    assert (place.out / "tokenizer.json").read_text() == (place["pretrain"] / "tokenizer.json").read_text()
+
+
+def test_batch_and_length_follow_from_the_stage_before_and_from_the_mixture(place):
+    numbers = sft(Sft(**KNOBS | {"total_batch_size": 0}), place)
+    facts = json.loads((place.out / "model.json").read_text())
+    assert facts["total_batch_size"] == 1024
+    assert facts["step"] == -(-numbers["rows"] // 8)  # one epoch of 1024 / 128 rows a step
+    assert numbers["epochs"] >= 1
+
+
+def test_the_same_run_twice_gives_the_same_weights_and_packs_once(place):
+    sft(Sft(**KNOBS, num_steps=4), place)
+    first = (place.out / "model.safetensors").read_bytes()
+    packed_at = (place.work / "rows" / "tokens.npy").stat().st_mtime_ns
+    for checkpoint in (place.work / "checkpoints").glob("step-*/*"):
+        checkpoint.unlink()
+    sft(Sft(**KNOBS, num_steps=4), place)
+    assert (place.out / "model.safetensors").read_bytes() == first
+    assert (place.work / "rows" / "tokens.npy").stat().st_mtime_ns == packed_at
+
+
+def test_conversations_that_do_not_fit_are_an_error_with_a_remedy(place, tmp_path):
+    short = dataclasses.replace(CONFIG, sequence_len=8)
+    model = GPT(short)
+    model.init_weights(0)
+    save_model(model, tmp_path / "base", optimizer=dataclasses.asdict(OptimSettings()), total_batch_size=64)
+    with pytest.raises(ValueError, match=r"none of 60 conversations .* sequence_len = 8 .* longer sequence_len"):
+        sft(Sft(**KNOBS, num_steps=2), place)
+
+
+@pytest.mark.parametrize("stage", [Midtrain, Sft])
+def test_a_bad_mixture_is_refused_when_the_stage_is_declared(stage):
+    with pytest.raises(ValueError, match=f"{stage.name}.mixture: unknown task 'identty': did you mean 'identity'"):
+        stage(mixture="identty:5")

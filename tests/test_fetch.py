@@ -1,0 +1,123 @@
+"""A file is fetched whole or not at all, whatever the network does. The server is a real one; nothing leaves the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import pytest
+from broken_server import BODY, broken_server
+
+from nanochat.fetch import LONGEST_WAIT, fetch
+
+
+@pytest.fixture
+def site():
+    with broken_server() as site:
+        yield site
+
+
+def get(site, path, attempts=4, timeout=5.0, waits=None):
+    sleep = (lambda seconds: None) if waits is None else waits.append
+    return fetch(site.url, path, timeout=timeout, attempts=attempts, sleep=sleep)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [],
+        ["503", "500", "429"],
+        ["cut"],
+        ["cut", "cut", "cut"],
+        ["reset", "cut"],
+        ["cut", "416"],
+        ["cut", "change"],
+        ["cut", "deaf"],
+        ["cut", "shifted"],
+        ["cut", "swap"],
+        ["lengthless"],
+    ],
+    ids=" ".join,
+)
+def test_the_file_arrives_whole_whatever_goes_wrong_on_the_way(site, tmp_path, faults):
+    site.faults = list(faults)
+    sha256 = get(site, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == site.body
+    assert sha256 == hashlib.sha256(site.body).hexdigest()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_has_come_is_not_asked_for_again(site, tmp_path):
+    site.faults = ["cut", "cut"]
+    get(site, tmp_path / "file")
+    assert [request["range"] for request in site.seen] == [None, "bytes=100000-", "bytes=150000-"]
+    assert site.seen[1]["if_range"] == '"one"'
+
+
+def test_a_file_that_changes_under_way_is_fetched_from_the_beginning(site, tmp_path):
+    site.faults = ["cut", "change", "cut"]
+    get(site, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == bytes(reversed(BODY))
+
+
+@pytest.mark.parametrize(("etag", "modified"), [("", ""), ('W/"weak"', "Sat, 21 Nov 2026 08:00:00 GMT")])
+def test_without_a_strong_validator_nothing_is_joined(site, tmp_path, etag, modified):
+    site.etag, site.modified, site.faults = etag, modified, ["cut"]
+    get(site, tmp_path / "file")
+    assert [request["range"] for request in site.seen] == [None, None]
+    assert (tmp_path / "file").read_bytes() == BODY
+
+
+def test_a_date_alone_lets_a_file_be_continued(site, tmp_path):
+    site.etag, site.modified, site.faults = "", "Sat, 21 Nov 2026 08:00:00 GMT", ["cut"]
+    get(site, tmp_path / "file")
+    assert site.seen[1] == {"range": "bytes=100000-", "if_range": site.modified}
+
+
+def test_another_process_continues_what_one_has_begun(site, tmp_path):
+    site.faults = ["cut", "cut"]
+    with pytest.raises(ConnectionError, match=r"gave up after 2 attempts .*: 150000 of 200000 bytes came"):
+        get(site, tmp_path / "file", attempts=2)
+    assert not (tmp_path / "file").exists()
+    get(site, tmp_path / "file", attempts=1)
+    assert site.seen[-1]["range"] == "bytes=150000-"
+    assert (tmp_path / "file").read_bytes() == BODY
+
+
+def test_what_was_begun_from_another_address_is_not_continued(site, tmp_path):
+    site.faults = ["cut"]
+    with pytest.raises(ConnectionError):
+        get(site, tmp_path / "file", attempts=1)
+    site.url += "?mirror"
+    get(site, tmp_path / "file")
+    assert site.seen[-1]["range"] is None
+
+
+def test_a_refusal_fails_at_once_and_names_the_address(site, tmp_path):
+    site.faults = ["404"]
+    with pytest.raises(ValueError, match=rf"{site.url}: the server refuses: 404"):
+        get(site, tmp_path / "file")
+    assert len(site.seen) == 1
+
+
+def test_waits_grow_and_are_spread(site, tmp_path):
+    site.faults, waits = ["503"] * 9, []
+    with pytest.raises(ConnectionError, match="503"):
+        get(site, tmp_path / "file", attempts=9, waits=waits)
+    assert len(waits) == 8
+    for attempt, wait in enumerate(waits):
+        middle = min(2.0**attempt, LONGEST_WAIT)
+        assert 0.5 * middle <= wait <= 1.5 * middle
+
+
+def test_a_connection_that_gives_nothing_is_given_up(site, tmp_path):
+    site.faults = ["stall"]
+    start = time.monotonic()
+    get(site, tmp_path / "file", timeout=0.2)
+    assert time.monotonic() - start < 4  # the server would hold it for 5
+    assert (tmp_path / "file").read_bytes() == BODY
+
+
+def test_a_server_that_is_not_there_is_tried_again_and_named(tmp_path):
+    with pytest.raises(ConnectionError, match=r"http://127.0.0.1:1/x: gave up after 2 attempts"):
+        fetch("http://127.0.0.1:1/x", tmp_path / "file", timeout=1, attempts=2, sleep=lambda seconds: None)
