@@ -33,7 +33,9 @@ def stepper(
         block.attn.attend = attend
     optimizer = build_optimizer(model, OptimSettings(), World())
     loss = torch.compile(model.loss, fullgraph=True, dynamic=False) if compiled else model.loss
-    tokens = torch.randint(config.vocab_size, (ROWS, config.sequence_len + 1), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(
+        config.vocab_size, (ROWS, config.sequence_len + 1), generator=torch.Generator().manual_seed(0)
+    )
     inputs, targets = tokens[:, :-1], tokens[:, 1:].contiguous()
 
     def step() -> None:
@@ -53,7 +55,9 @@ FORMS = {
     "eager bf16, SDPA": partial(stepper, torch.bfloat16, False, whole_fused),
     "compiled fp32, SDPA": partial(stepper, torch.float32, True, whole_fused),
     "compiled bf16, SDPA": partial(stepper, torch.bfloat16, True, whole_fused),
-    "compiled bf16, bmm, one block": partial(stepper, torch.bfloat16, True, partial(by_blocks, block=CONFIG.sequence_len)),
+    "compiled bf16, bmm, one block": partial(
+        stepper, torch.bfloat16, True, partial(by_blocks, block=CONFIG.sequence_len)
+    ),
     "compiled bf16, as shipped": partial(stepper, torch.bfloat16, True, attention),
 }
 QUICK = ("eager fp32, SDPA", "compiled bf16, SDPA", "compiled bf16, bmm, one block", "compiled bf16, as shipped")
@@ -76,7 +80,8 @@ def main() -> None:
     tokens = ROWS * CONFIG.sequence_len
     speed = {name: tokens / statistics.median(taken) for name, taken in seconds.items()}
     first = next(iter(speed.values()))
-    print(f"V{CONFIG.vocab_size} D{CONFIG.n_embd} L{CONFIG.n_layer} T{CONFIG.sequence_len} B{ROWS}, torch {torch.__version__}")
+    shape = f"V{CONFIG.vocab_size} D{CONFIG.n_embd} L{CONFIG.n_layer} T{CONFIG.sequence_len} B{ROWS}"
+    print(f"{shape}, torch {torch.__version__}, medians of {len(seconds[next(iter(seconds))])} steps")
     for name, per_second in speed.items():
         print(f"{name:32s} {per_second:9,.0f} tok/s  {per_second / first:5.2f} x")
 

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +45,29 @@ def command_run(args: argparse.Namespace, open_store: Any) -> int:
     preflight(steps, store)
     force = forced(args, steps)
     where = surroundings.read(home=args.home, store=store.uri)
-    os.environ["NANOCHAT_HOME"], os.environ["NANOCHAT_STORE"] = str(where.home), store.uri
     print(f"recipe {args.recipe}: {len(steps)} stages, store {store.uri}", flush=True)
     url = server.ensure(where)
     began = time.monotonic()
-    state = _flow(args, sorted(force))
+    with _environment(NANOCHAT_HOME=str(where.home), NANOCHAT_STORE=store.uri):
+        state = _flow(args, sorted(force))
     ui = url.removesuffix("/api")
     print(f"{state.name} after {time.monotonic() - began:.0f} s: {ui}/runs/flow-run/{state.state_details.flow_run_id}")
     if not state.is_completed():
         print(state.message, file=sys.stderr)
         return 1
     return _show(args, steps, store) if args.demo else 0
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """The surroundings of the flow, which reads them as it does in a worker."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _flow(args: argparse.Namespace, force: list[str]) -> Any:

@@ -7,12 +7,13 @@ the stages check themselves.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from nanochat.pipeline import STAGES
-from nanochat.recipes import RECIPES
+from nanochat.recipes import RECIPES, stages_of
 from nanochat.stage import Knob, Stage
 
 RecipeName = Literal[tuple(RECIPES)]  # type: ignore[valid-type]
@@ -23,13 +24,13 @@ def _field(knob: Knob) -> tuple[Any, Any]:
     """An empty box: what is left empty keeps the recipe's value."""
     kind = Literal["true", "false"] if knob.type is bool else knob.type  # a switch's "off" could not be told from unset
     suffix = "" if knob.kind == "identity" else " (changes only how the result is reached)"
-    rules = {"ge": knob.at_least, "le": knob.at_most} if knob.type in (int, float) else {}
     return kind, Field(
         default=None,
         title=knob.name,
         description=f"{knob.help}{suffix}",
+        ge=knob.at_least,
+        le=knob.at_most,
         json_schema_extra=lambda schema: schema.pop("default", None),
-        **{name: value for name, value in rules.items() if value is not None},
     )
 
 
@@ -57,3 +58,15 @@ def settings_of(knobs: BaseModel) -> list[str]:
     """What was filled in, as `STAGE.KNOB=VALUE`."""
     filled = knobs.model_dump(exclude_none=True, by_alias=True)
     return [f"{stage}.{name}={value}" for stage, values in filled.items() for name, value in values.items()]
+
+
+def changed(recipe: str, stages: Iterable[Stage]) -> BaseModel:
+    """The form as one would fill it in to get these stages from the recipe, on any machine: the opposite of the above."""
+    plain = {stage.name: stage for stage in stages_of(recipe)}
+    filled: dict[str, dict[str, Any]] = {}
+    for stage in stages:
+        for name in stage.knobs():
+            value = getattr(stage, name)
+            if value != getattr(plain[stage.name], name):
+                filled.setdefault(stage.name, {})[name] = str(value).lower() if type(value) is bool else value
+    return Knobs.model_validate(filled)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -41,11 +40,13 @@ class Outbox:
         self._thread: threading.Thread | None = None
 
     def put(self, job: Callable[[], Any]) -> Future[Any]:
-        """Delivers later. The future holds what the job returns; Refused, if it was dropped."""
+        """Delivers later. The future holds what the job returns, or why it was dropped."""
         future: Future[Any] = Future()
         with self._changed:
             if self._closing.is_set():
-                raise ValueError(f"the outbox to {self.service} is closed: put before close()")
+                self.dropped += 1
+                future.set_exception(Refused(f"the outbox to {self.service} is closed"))
+                return future
             self._jobs.append((job, future))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._deliver_all, name=f"to {self.service}", daemon=True)
@@ -58,9 +59,8 @@ class Outbox:
 
     def flush(self, seconds: float) -> int:
         """Waits until all is delivered, at most so long. Returns how many deliveries are left."""
-        deadline = time.monotonic() + seconds
         with self._changed:
-            self._changed.wait_for(lambda: not self._jobs, max(0.0, deadline - time.monotonic()))
+            self._changed.wait_for(lambda: not self._jobs or self._closing.is_set(), seconds)
             return len(self._jobs)
 
     def close(self, seconds: float) -> int:
@@ -70,15 +70,21 @@ class Outbox:
         with self._changed:
             self._changed.notify_all()
         if left:
-            log.warning(
-                "%s did not answer: %d deliveries were left out; the next run sends them again", self.service, left
-            )
+            log.warning("%s did not answer: %d deliveries were left out; a later run sends them", self.service, left)
             self.dropped += left
         elif self._thread is not None:
             self._thread.join()
         return left
 
     def _deliver_all(self) -> None:
+        try:
+            self._loop()
+        finally:  # also of a job with a bug, whose traceback the thread prints: nobody shall wait for the rest
+            self._closing.set()
+            with self._changed:
+                self._changed.notify_all()
+
+    def _loop(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._jobs or self._closing.is_set())

@@ -1,61 +1,66 @@
-"""The Prefect flow: one flow run for a pipeline, one task per stage (and per part of a mapped one), named by address.
+"""The Prefect flows: `pipeline`, one task per stage (and per part of a mapped one) named by address, and `stage`, what
+the GPU work pool is given.
 
-Promises: the store alone says what exists, so a retry of a run and a new run behave the same; a stage found there is
-`Cached`; a failed one fails the flow with its cause in the message while what does not depend on it goes on; Ctrl-C,
-cancellation and the death of the flow leave no process behind. How a stage is made is runner.py's.
+Promises: the store alone says what exists, so a retry of a run and a new run behave the same; what is found there is
+`Cached`; a failed stage fails the run with its cause at the beginning of the message, while what does not depend on it
+goes on; cancellation, Ctrl-C and the death of the flow leave no process behind. How a stage is made is runner.py's.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextvars
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectConcurrentFuture
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, State
+from prefect.states import Cancelled, Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows import remote
 from flows import settings as surroundings
+from flows.cancellation import listening
 from flows.form import Knobs, RecipeName, StageName, settings_of
 from flows.run import PipelineRun
 from nanochat.launch import StageFailed, Stopped
 from nanochat.plan import Step, plan
 from nanochat.preflight import preflight
 from nanochat.recipes import apply, stages_of
-from nanochat.runner import Job, jobs
+from nanochat.runner import Job, find, jobs
 
 RUN: contextvars.ContextVar[PipelineRun] = contextvars.ContextVar("nanochat_run")
-PART_RETRIES = 2
-CANCEL_POLL_SECONDS = 5.0
-GRACE_SECONDS = 25.0  # a Prefect worker kills 30 s after it asked
+Futures = dict[str, PrefectConcurrentFuture[Any]]
+PART_RETRIES, PART_DELAYS = 2, [5, 30]  # seconds
+GRACE_SECONDS = 25.0  # for a stage to save what it has: a Prefect worker kills 30 s after it asked
+PREAMBLE = "Task run encountered an exception "  # of Prefect, before the cause
+STOPPED = "stopped on request; the next run goes on where this one stopped"
 
 
 def _worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
     """A part whose failure is not the user's: the network's, the machine's."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, StageFailed) and "ValueError" not in str(error)
+    return state.is_failed() and "ValueError" not in (state.message or "")
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE)  # the store is the one truth about what exists
 def make(address: str) -> Any:
     """Makes one artifact, or finds it made."""
     run = RUN.get()
-    outcome = run.make(run.job(address))
+    try:
+        outcome = run.make(run.job(address))
+    except StageFailed as failure:
+        return Failed(message=str(failure))
+    except Stopped as stop:
+        return Cancelled(message=str(stop)) if run.stopping.is_set() else Failed(message=f"{address}: {stop}")
+    where = run.store.location(address)
     if outcome.cached:
-        return Completed(name="Cached", message=outcome.note or f"found in {run.store.uri}", data=address)
-    return address
+        return Completed(name="Cached", message=" ".join(filter(None, (f"found: {where}", outcome.note))), data=address)
+    return Completed(message=f"made in {outcome.seconds:.1f} s: {where}", data=address)
 
 
-@flow(name="pipeline", task_runner=ThreadPoolTaskRunner(max_workers=16), validate_parameters=True)
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=16), on_cancellation=[remote.cancel_children])
 def pipeline(
     recipe: Annotated[RecipeName, Field(description="named settings to start from")] = "tiny",
     knobs: Annotated[Knobs, Field(description="what to change of the recipe; empty boxes keep its values")] = {},  # noqa: B006
@@ -77,114 +82,17 @@ def pipeline(
         gpu_deployment: deployment that makes the GPU stages (stage/gpu); empty means here, in this process's company.
     """
     filled = settings_of(knobs if isinstance(knobs, Knobs) else Knobs.model_validate(knobs))
-    settings = [*([f"seed={seed}"] if seed is not None else []), *filled]
-    steps = plan(apply(stages_of(recipe), settings), only)
-    where = surroundings.read(store=store)
-    with PipelineRun.opened(recipe, settings, steps, where, frozenset(force), gpu_deployment) as run:
+    settings = filled if seed is None else [f"seed={seed}", *filled]
+    try:
+        steps = plan(apply(stages_of(recipe), settings), only)
+        run = PipelineRun(recipe, steps, surroundings.read(store=store), frozenset(force), gpu_deployment)
         preflight(steps, run.store)
-        run.start(str(flow_run.get_id() or ""), grace_seconds=GRACE_SECONDS)
-        token = RUN.set(run)
-        try:
-            with _cancellation(run.stopping):
-                causes = _carry_out(steps, run)
-        finally:
-            RUN.reset(token)
-        if run.stopping.is_set():
-            run.end("KILLED", "cancelled")
-            return Cancelled(message="stopped on request; a new run goes on where this one stopped")
-        if causes:
-            run.end("FAILED", "; ".join(causes))
-            raise StageFailed("; ".join(causes))
-        run.end("FINISHED", "")
-    return {step.name: step.address for step in steps}
+    except ValueError as refused:  # the user's: nothing was started
+        return Failed(message=str(refused))
+    return _conducted(run, steps, str(flow_run.get_id() or ""))
 
 
-def _carry_out(steps: list[Step], run: PipelineRun) -> list[str]:
-    """Submits all steps, waits for them; the causes of what failed by itself."""
-    futures: dict[str, PrefectFuture[Any]] = {}
-    try:
-        for step in steps:
-            _submit(step, run, futures)
-        for future in futures.values():
-            while not future.state.is_final():
-                future.wait(timeout=1)
-    except KeyboardInterrupt:
-        run.stopping.set()
-    except BaseException:  # Prefect's termination signal: end the stages, then let it through
-        run.stopping.set()
-        _drain(futures)
-        raise
-    _drain(futures)
-    return [cause for future in futures.values() if (cause := _cause(future.state))]
-
-
-def _drain(futures: dict[str, PrefectFuture[Any]]) -> None:
-    for future in futures.values():
-        future.wait(timeout=GRACE_SECONDS + 10)
-
-
-def _submit(step: Step, run: PipelineRun, futures: dict[str, PrefectFuture[Any]]) -> None:
-    parts, whole = jobs(step)
-    before = [futures[name] for name in step.inputs]
-    if parts and run.is_missing(step):
-        option = make.with_options(
-            name=f"{step.name} part",
-            retries=PART_RETRIES,
-            retry_delay_seconds=[5, 30],
-            retry_condition_fn=_worth_retrying,
-        )
-        made = [_named(option, job).submit(job.address, wait_for=before) for job in parts]
-        futures |= {job.address: future for job, future in zip(parts, made, strict=True)}
-        before = made
-    futures[step.name] = _named(make.with_options(name=step.name), whole).submit(whole.address, wait_for=before)
-
-
-def _named(option: Any, job: Job) -> Any:
-    return option.with_options(task_run_name=job.address.replace("{", "").replace("}", ""), tags=[job.stage.on])
-
-
-def _cause(state: State[Any]) -> str | None:
-    """What a task failed of; nothing for one that never ran because another failed."""
-    if not (state.is_failed() or state.is_crashed()):
-        return None
-    error = state.result(raise_on_failure=False)
-    if isinstance(error, Stopped):
-        return None
-    return str(error) if isinstance(error, Exception) else (state.message or state.name or "unknown")
-
-
-@contextmanager
-def _cancellation(stopping: threading.Event) -> Iterator[None]:
-    """Hears of a cancellation in the UI also where no worker would signal it."""
-    over = threading.Event()
-    run_id = flow_run.get_id()
-
-    def watch() -> None:
-        with get_client(sync_client=True) as client:
-            while not over.wait(CANCEL_POLL_SECONDS):
-                if _is_cancelling(client, run_id):
-                    stopping.set()
-
-    thread = threading.Thread(target=watch, name="cancellation", daemon=True)
-    if run_id:
-        thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-
-
-def _is_cancelling(client: Any, run_id: Any) -> bool:
-    import httpx
-
-    try:
-        state = client.read_flow_run(run_id).state
-    except httpx.HTTPError:  # the server is away: training goes on
-        return False
-    return state is not None and (state.is_cancelling() or state.is_cancelled())
-
-
-@flow(name="stage", validate_parameters=True)
+@flow
 def stage(
     recipe: RecipeName,
     settings: list[str],
@@ -199,7 +107,7 @@ def stage(
 
     Args:
         recipe: of the pipeline.
-        settings: STAGE.KNOB=VALUE, all that the pipeline set.
+        settings: STAGE.KNOB=VALUE, what the pipeline changes of the recipe.
         name: the stage to make.
         address: what the pipeline calls the result; refused where this machine would call it otherwise.
         store: where artifacts lie.
@@ -207,32 +115,85 @@ def stage(
         tracking_parent: MLflow run of the pipeline.
         force: make it again although it is there.
     """
-    steps = plan(apply(stages_of(recipe), settings), [name])
-    step = next(step for step in steps if step.name == name)
+    try:
+        steps = plan(apply(stages_of(recipe), settings), [name])
+        step = next(step for step in steps if step.name == name)
+        run = PipelineRun(recipe, steps, surroundings.read(store=store), frozenset([name] if force else []))
+        _check_worker(step, address, run)
+    except ValueError as refused:
+        return Failed(message=str(refused))
+    return _conducted(run, [step], pipeline_run, tracking_parent)
+
+
+def _check_worker(step: Step, address: str, run: PipelineRun) -> None:
+    """ValueError, where this worker and the pipeline do not mean the same."""
     if step.address != address:
         raise ValueError(f"this worker calls it {step.address}, the pipeline {address}: bring both to the same commit")
-    forced = frozenset([name] if force else [])
-    with PipelineRun.opened(recipe, settings, steps, surroundings.read(store=store), forced, "") as run:
-        run.start(pipeline_run, grace_seconds=GRACE_SECONDS, tracking_parent=tracking_parent)
+    for each in step.inputs.values():
+        if find(Job(each), run.store) is None:
+            raise ValueError(f"{each.address} is not in {run.store.uri}: give the worker a store that it shares")
+
+
+def _conducted(run: PipelineRun, steps: list[Step], pipeline_run: str, tracking_parent: str = "") -> State[Any]:
+    """Makes the steps with everything recorded; the final state of the flow run."""
+    with run.recorded(pipeline_run, GRACE_SECONDS, tracking_parent), listening(run.stopping):
         token = RUN.set(run)
         try:
-            with _cancellation(run.stopping):
-                future = _named(make.with_options(name=name), Job(step)).submit(address)
-                try:
-                    while not future.state.is_final():
-                        future.wait(timeout=1)
-                except BaseException:
-                    run.stopping.set()
-                    future.wait(timeout=GRACE_SECONDS + 10)
-                    raise
+            causes = _carry_out(steps, run)
         finally:
             RUN.reset(token)
-    cause = _cause(future.state)
-    if cause:
-        raise StageFailed(cause)
-    return Cancelled(message="stopped on request") if run.stopping.is_set() else address
+        if run.stopping.is_set():
+            run.end("KILLED", STOPPED)
+            return Cancelled(message=STOPPED)
+        if causes:
+            run.end("FAILED", "; ".join(causes))
+            return Failed(message="; ".join(causes))
+        run.end("FINISHED")
+    return Completed(message=steps[-1].address, data={step.name: step.address for step in steps})
 
 
-def checkout() -> Path:
-    """The root of the project's files: where deployments are run from."""
-    return Path(os.path.realpath(__file__)).parents[1]
+def _carry_out(steps: list[Step], run: PipelineRun) -> list[str]:
+    """Submits all steps and waits for them; the causes of what failed by itself."""
+    futures: Futures = {}
+    try:
+        for step in steps:
+            _submit(step, run, futures)
+        _wait(futures)
+    except KeyboardInterrupt:
+        run.stopping.set()
+    except BaseException:  # Prefect's termination signal: end the stages, then let it through
+        run.stopping.set()
+        _wait(futures)
+        raise
+    _wait(futures)
+    causes = [cause for future in futures.values() if (cause := _cause(future))]
+    return list(dict.fromkeys(causes))
+
+
+def _submit(step: Step, run: PipelineRun, futures: Futures) -> None:
+    parts, whole = jobs(step)
+    before = [futures[name] for name in step.inputs if name in futures]
+    if parts and run.is_missing(step):
+        each = make.with_options(retries=PART_RETRIES, retry_delay_seconds=PART_DELAYS, retry_condition_fn=_worth_retrying)
+        made = [_named(each, f"{step.name} part", job).submit(job.address, wait_for=before) for job in parts]
+        futures |= {job.address: future for job, future in zip(parts, made, strict=True)}
+        before = made
+    futures[step.name] = _named(make, step.name, whole).submit(whole.address, wait_for=before)
+
+
+def _named(option: Any, name: str, job: Job) -> Any:
+    return option.with_options(name=name, task_run_name=job.address, tags=[job.stage.on])
+
+
+def _wait(futures: Futures) -> None:
+    """Until all have ended, also those that never began because another failed (Prefect calls these not final)."""
+    concurrent.futures.wait([future.wrapped_future for future in futures.values()])
+
+
+def _cause(future: PrefectConcurrentFuture[Any]) -> str | None:
+    """What a task failed of; nothing for one that never ran because another failed."""
+    future.wait()
+    state = future.state
+    if not (state.is_failed() or state.is_crashed()):
+        return None
+    return (state.message or str(state.name)).removeprefix(PREAMBLE)

@@ -1,12 +1,13 @@
 """A stage on another work pool: attach to the run that makes its address, or start one, and wait for it.
 
-Promises: two pipelines that want the same address share one run; a dead attempt does not hold up the next one; the
-store decides, not the child's state; a cancelled pipeline takes its children along; a server that is away for a while
-ends nothing. (The pattern and its traps were measured on Prefect 3.8.8.)
+Promises: two pipelines that want the same address share one run; a crashed attempt is started again, a failed one is
+not; the store decides, not the child's state; a cancelled pipeline takes the runs that it started along; a server that
+is away for a while ends nothing. (The pattern and its traps were measured on Prefect 3.8.8.)
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -14,7 +15,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, LogFilter, LogFilterFlowRunId
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import LogSort
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
@@ -28,46 +29,64 @@ if TYPE_CHECKING:
     from flows.watch import FlowWatch
 
 POLL_SECONDS = 3.0
+RESTARTS = 3  # of a run that crashed: a worker that was restarted, a node that was preempted
 LIVE = {"SCHEDULED", "PENDING", "RUNNING", "PAUSED"}
 
 
 def make(run: PipelineRun, job: Job, watch: FlowWatch) -> Outcome:
     """Has the GPU pool make the artifact. Raises StageFailed or Stopped as `runner.perform` does."""
     with get_client(sync_client=True) as client:
-        child = _attach_or_start(client, run, job)
-        relay = _Relay(client, child.id)
-        while not (state := _state(client, child.id)) or not state.is_final():
-            if run.stopping.is_set():
-                cancel(client, child.id)
-                raise Stopped("the run was cancelled")
-            relay.pass_on()
-            if watch.display:
-                watch.display.progressed(job.address, None, f"on {run.gpu_deployment}: {state.name if state else 'unknown'}")
-            time.sleep(POLL_SECONDS)
+        for _ in range(1 + RESTARTS):
+            child = _attach_or_start(client, run, job)
+            state = _follow(client, child, run, job, watch)
+            found = find(job, run.store)
+            if found is not None:
+                ours = found.record.get("facts", {}).get("pipeline_run") == run.id
+                outcome = dataclasses.replace(found, cached=not ours, seconds=found.record["seconds"] if ours else 0.0)
+                watch.finished(job, outcome)
+                return outcome
+            if not state.is_crashed() and (_is_ours(child, run) or not state.is_cancelled()):
+                break
+    message = (state.message or "no message").removeprefix(f"{job.address}: ")
+    raise StageFailed(f"{job.address}: {message} ({state.name} on {run.gpu_deployment})")
+
+
+def cancel_children(_flow: Any, flow_run: FlowRun, _state: State) -> None:
+    """Hook of a cancelled pipeline: asks for the end of the runs it started, also where its own process is gone."""
+    with get_client(sync_client=True) as client:
+        for child in _tagged(client, f"parent:{flow_run.id}"):
+            if _is_live(child):
+                _cancel(client, child.id)
+
+
+def _follow(client: SyncPrefectClient, child: FlowRun, run: PipelineRun, job: Job, watch: FlowWatch) -> State:
+    """Waits for the end of a run, passing on what it says; its final state."""
+    relay = _Relay(client, child.id)
+    while (state := _state(client, child.id)) is None or not state.is_final():
+        if run.stopping.is_set():
+            if _is_ours(child, run):
+                _cancel(client, child.id)
+            raise Stopped("the run was cancelled")
         relay.pass_on()
-    outcome = find(job, run.store)
-    if outcome is None:
-        raise StageFailed(f"{job.address}: on {run.gpu_deployment}: {state.name}: {state.message or 'no message'}")
-    watch.finished(job, outcome)
-    return outcome
-
-
-def _tag(address: str) -> str:
-    return f"address:{address}"
+        if watch.display:
+            watch.display.progressed(job.address, None, f"on {run.gpu_deployment}: {state.name if state else 'unknown'}")
+        time.sleep(POLL_SECONDS)
+    relay.pass_on()
+    return state
 
 
 def _attach_or_start(client: SyncPrefectClient, run: PipelineRun, job: Job) -> FlowRun:
-    known = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[_tag(job.address)])))
+    known = _tagged(client, f"address:{job.address}")
     for earlier in known:
-        if earlier.state_type and earlier.state_type.value in LIVE:
+        if _is_live(earlier):
             return earlier
     parameters = {
         "recipe": run.recipe,
-        "settings": run.settings_for_workers(),
+        "settings": run.settings,
         "name": job.stage.name,
         "address": job.address,
         "store": run.where.store,
-        "pipeline_run": run.flow_run_id,
+        "pipeline_run": run.id,
         "tracking_parent": run.parent,
         "force": job.stage.name in run.force,
     }
@@ -78,24 +97,35 @@ def _attach_or_start(client: SyncPrefectClient, run: PipelineRun, job: Job) -> F
         as_subflow=True,
         flow_run_name=job.address,
         idempotency_key=f"{job.address}:{len(known)}",  # the address alone would give back a failed run
-        tags=[_tag(job.address), f"parent:{run.flow_run_id}"],
+        tags=[f"address:{job.address}", f"parent:{run.id}"],
     )
 
 
-def _state(client: SyncPrefectClient, run_id: UUID) -> Any:
+def _tagged(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
+    return client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])))
+
+
+def _is_live(child: FlowRun) -> bool:
+    return child.state_type is not None and child.state_type.value in LIVE
+
+
+def _is_ours(child: FlowRun, run: PipelineRun) -> bool:
+    return f"parent:{run.id}" in child.tags
+
+
+def _state(client: SyncPrefectClient, run_id: UUID) -> State | None:
     try:
         return client.read_flow_run(run_id).state
-    except httpx.TransportError:  # the server is away; the child goes on
+    except httpx.HTTPError:  # the server is away; the child goes on
         return None
 
 
-def cancel(client: SyncPrefectClient, run_id: UUID) -> None:
-    """Asks Prefect to cancel a run."""
+def _cancel(client: SyncPrefectClient, run_id: UUID) -> None:
     client.set_flow_run_state(run_id, Cancelling(message="the pipeline was cancelled"))
 
 
 class _Relay:
-    """Passes the child's log lines on to the parent's log, sparsely."""
+    """Passes the child's log lines on to the parent's log."""
 
     def __init__(self, client: SyncPrefectClient, run_id: UUID) -> None:
         self.client, self.run_id, self.seen = client, run_id, 0
@@ -104,7 +134,7 @@ class _Relay:
         only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self.run_id]))
         try:
             logs = self.client.read_logs(only, offset=self.seen, sort=LogSort.TIMESTAMP_ASC)
-        except httpx.TransportError:
+        except httpx.HTTPError:
             return
         self.seen += len(logs)
         for log in logs:

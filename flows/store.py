@@ -125,16 +125,17 @@ class S3Store(Store):
 
     def _read(self, key: str) -> tuple[bytes, str]:
         """Botocore repeats requests, but leaves a connection that breaks within an answer to its caller."""
-        for attempt in range(ATTEMPTS):
+        attempt = 0
+        while True:
+            attempt += 1
             answer = self._client.get_object(Bucket=self.bucket, Key=key)
             try:
                 with closing(answer["Body"]) as body:
                     return body.read(), answer["ETag"]
             except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
-                if attempt == ATTEMPTS - 1:
+                if attempt >= ATTEMPTS:
                     raise
                 time.sleep(0.1 * 2**attempt)
-        raise AssertionError(key)
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         condition = {"IfNoneMatch": "*"} if if_absent else {} if if_match is None else {"IfMatch": if_match}
@@ -172,8 +173,6 @@ class S3Store(Store):
             except ClientError as error:
                 if _code(error) in ("NoSuchKey", "404"):
                     raise Damaged(f"{key} is missing") from None
-                if _code(error) == "412":  # replaced while its parts were being read
-                    raise Damaged(f"{key} changed while it was read") from None
                 raise
 
     def keys(self, prefix: str = "") -> Iterator[str]:

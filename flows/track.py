@@ -23,7 +23,7 @@ from flows.outbox import Outbox, Refused, Unavailable
 from flows.registry import Registry
 from nanochat import metrics
 from nanochat.stage import digest
-from nanochat.store import Store
+from nanochat.store import Damaged, Store
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 ADDRESS, PIPELINE, SENT = "nanochat.address", "nanochat.pipeline", "nanochat.sent"
@@ -248,7 +248,7 @@ class StageRun(Run):
         files: Iterable[Path] = (),
     ) -> None:
         """The end of the stage: final numbers (at its last step), figures, small text files, status."""
-        texts = {path.name: path.read_text() for path in files}
+        texts = _texts(files)
         now = time.time()
         self.tracker.send(lambda: self._send_numbers(numbers, now))
         self.tracker.send(lambda: self._send_files(texts))
@@ -259,12 +259,15 @@ class StageRun(Run):
         found = self.tracker.find(self.key, self.value)
         if found and found.info.status == "FINISHED" and SENT in found.data.tags:
             return
+        try:
+            where, record = files(), info["record"]
+        except (KeyError, Damaged) as error:  # forgotten or broken since: whoever needs it will say so
+            raise Refused(f"{self.value} cannot be told: {error}") from error
         self.id = found.info.run_id if found else ""
-        where, record = files(), info["record"]
         self._open(dict(info["tags"]), dict(info["params"]), dict(info["inputs"]))
         self._send([row for row in metrics.read(where / metrics.FILE) if "step" in row])
         self._send_numbers(record["numbers"], record["finished"])
-        self._send_files({path.name: path.read_text() for path in small_files(where)})
+        self._send_files(_texts(small_files(where)))
         self._close("FINISHED", None, int(record["finished"] * 1000))
 
     def _send_waiting(self) -> None:
@@ -289,7 +292,7 @@ class StageRun(Run):
                     continue
                 fresh.append(Metric(name, float(value), int(row.get("time", 0.0) * 1000), step))
                 sent[name] = step
-        for start in range(0, len(fresh), BATCH):
+        for start in range(0, max(1, len(fresh)), BATCH):
             done = [RunTag(SENT, json.dumps(sent))] if start + BATCH >= len(fresh) else []
             self.tracker.client.log_batch(run_id, metrics=fresh[start : start + BATCH], tags=done)
         self.sent = sent
@@ -314,6 +317,10 @@ class StageRun(Run):
 def small_files(artifact: Path) -> list[Path]:
     """What people want to read beside the numbers."""
     return [artifact / name for name in ("samples.md", "scores.json", "report.md") if (artifact / name).is_file()]
+
+
+def _texts(files: Iterable[Path]) -> dict[str, str]:
+    return {path.name: path.read_text(errors="replace") for path in files}
 
 
 def _log(client: Any, run_id: str, tags: Mapping[str, Any], params: Mapping[str, Any]) -> None:

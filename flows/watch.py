@@ -6,6 +6,7 @@ stop or slow the stage. It starts and decides nothing.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 ARTIFACT_SECONDS = 5.0
 LOG_SECONDS = 30.0
-PARTS_OF_SPEECH = {"loss": "loss {:.4f}", "reward": "reward {:.3f}", "tok_per_s": "{:,.0f} tok/s", "mfu": "MFU {:.1%}"}
+FORMS = {"loss": "loss {:.4f}", "reward": "reward {:.3f}", "tok_per_s": "{:,.0f} tok/s", "mfu": "MFU {:.1%}"}
 
 
 def fraction(row: Mapping[str, Any]) -> float | None:
@@ -40,11 +41,16 @@ def words(row: Mapping[str, Any]) -> str:
     if "done" in row:
         return f"{row['done']:,.0f} of {row['total']:,.0f} {row['unit']}"
     said = [f"step {row['step']}" + (f"/{row['num_steps']}" if "num_steps" in row else "")]
-    said += [form.format(row[name]) for name, form in PARTS_OF_SPEECH.items() if name in row]
+    said += [form.format(row[name]) for name, form in FORMS.items() if name in row]
     if "eta_seconds" in row:
         minutes, seconds = divmod(int(row["eta_seconds"]), 60)
         said.append(f"ETA {minutes}:{seconds:02d}")
     return "  ".join(said)
+
+
+def artifact_key(name: str) -> str:
+    """A name as Prefect wants the keys of artifacts: lower case, digits and dashes."""
+    return re.sub("[^a-z0-9]+", "-", name.lower())
 
 
 class FlowWatch(Watch):
@@ -64,7 +70,7 @@ class FlowWatch(Watch):
         if self.display:
             self.display.started(job.address)
         if job.part is None:
-            key = job.address.replace("/", "-").replace("_", "-").replace(".", "-").lower()
+            key = artifact_key(job.address)
             self.artifact = attempt(create_progress_artifact, progress=0.0, key=key, description=job.address)
 
     def waiting(self, job: Job, holder: Mapping[str, Any]) -> None:

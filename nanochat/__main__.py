@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nanochat import estimate, explain, launch, pipeline, recipes, runner
+from nanochat import estimate, explain, launch, pipeline, provenance, recipes, runner
 from nanochat.plan import Step, plan
 from nanochat.preflight import preflight
 from nanochat.runner import Job, Outcome, Watch, Workshop
@@ -108,7 +108,7 @@ def command_run(args: argparse.Namespace, open_store: OpenStore) -> int:
     steps = planned(args)
     store = open_store(args.store, args.home)
     preflight(steps, store)
-    facts = {**runner.git_facts(Path(__file__).parents[1]), "pipeline_run": f"{args.recipe}-{time.time_ns()}"}
+    facts = {**provenance.checkout_facts(Path(__file__).parents[1]), "pipeline_run": f"{args.recipe}-{time.time_ns()}"}
     shop = Workshop(store, args.home, facts, forced(args, steps))
     for outcome in runner.run_plan(steps, shop, Lines()):
         print(f"{'cached' if outcome.cached else 'made  '}  {outcome.address}  {outcome.note}")
@@ -142,10 +142,15 @@ def command_chat(args: argparse.Namespace, open_store: OpenStore) -> int:
         address = args.address or newest_chat_model(store)
         directory = store.fetch(address)
         print(address, file=sys.stderr)
-    from nanochat.chat import chat
+    from nanochat import chat
 
     sampling = {"temperature": args.temperature, "top_k": args.top_k, "max_new_tokens": args.max_new_tokens}
-    return chat(directory, prompts=args.prompt, **sampling)
+    if len(args.prompt) <= 1:
+        chat.chat(directory, *args.prompt, **sampling)
+        return 0
+    for question, answer in zip(args.prompt, chat.Chatbot(directory).answers(args.prompt, **sampling), strict=True):
+        print(f"> {question}\n{answer}\n")
+    return 0
 
 
 def newest_chat_model(store: Store) -> str:

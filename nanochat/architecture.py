@@ -1,8 +1,8 @@
 """The shape of a model: `GPTConfig`, its two families built from depth, and what it costs in parameters and FLOPs.
 
-Standard library only, so that a plan can be priced without torch; `nanochat/model.py` builds the network and a test holds
-its parameter count to the arithmetic here. Every shape that cannot be built is refused with the knob, the value and the
-remedy. Not here: initialisation, kernels, precision, the optimizer.
+Standard library only, so that a plan can be priced without torch; `nanochat/model.py` builds the network and a test
+holds its parameter count to the arithmetic here. Every shape that cannot be built is refused with the knob, the value
+and the remedy. Not here: initialisation, kernels, precision, the optimizer.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ MIN_VOCAB = 256 + 9  # every byte and the nine special tokens
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Everything that fixes the function a model computes, as plain values; `dataclasses.asdict` goes into `model.json`.
+    """Everything that fixes the function a model computes, as plain values; `as_dict` goes into `model.json`.
 
-    `window_pattern` is tiled over the layers, one letter each: L sees the whole context, S a quarter of it; the last layer
-    is always L. The five features after it are those of the modern family; each is off by default.
+    `window_pattern` is tiled over the layers, one letter each: L sees the whole context, S a quarter of it; the last
+    layer is always L. The features after it are those of the modern family; each is off by default.
     """
 
     sequence_len: int
@@ -44,15 +44,20 @@ class GPTConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if self.vocab_size < MIN_VOCAB:
-            raise ValueError(f"vocab_size={self.vocab_size}: take at least {MIN_VOCAB} (256 bytes and 9 special tokens)")
+            raise ValueError(
+                f"vocab_size={self.vocab_size}: take at least {MIN_VOCAB} (256 bytes and 9 special tokens)"
+            )
         if self.n_embd % self.n_head:
             raise ValueError(
-                f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}: take a width that is a multiple of the head size"
+                f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}: "
+                "take a width that is a multiple of the head size"
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} is odd: RoPE turns pairs; take n_embd / n_head even")
         if self.n_head % self.n_kv_head:
-            raise ValueError(f"n_kv_head={self.n_kv_head} does not divide n_head={self.n_head}: take a divisor of n_head")
+            raise ValueError(
+                f"n_kv_head={self.n_kv_head} does not divide n_head={self.n_head}: take a divisor of n_head"
+            )
         if not self.window_pattern or set(self.window_pattern) - set("SL"):
             raise ValueError(f"window_pattern={self.window_pattern!r}: use the letters S and L, such as 'SSSL'")
         for name in ("qk_scale", "rope_base", "logit_softcap"):
@@ -92,7 +97,7 @@ class GPTConfig:
         head_dim: int = 128,
         n_kv_head: int | None = None,
     ) -> "GPTConfig":
-        """Classic plus what was learned until July 2026; a width that follows from depth is rounded up to whole heads."""
+        """Classic plus what was learned until July 2026; a width taken from depth is rounded up to whole heads."""
         if width is None and head_dim > 0:
             width = ceil(aspect_ratio * depth / head_dim) * head_dim
         shape = cls.classic(
@@ -103,7 +108,7 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "GPTConfig":
-        """The config among `values` (a `model.json` holds more than that); raises ValueError where a field is missing."""
+        """The config among `values` (a `model.json` holds more than that); ValueError where a field is missing."""
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in values]:
             raise ValueError(f"model config lacks {', '.join(missing)}: the file is not from this architecture")

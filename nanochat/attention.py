@@ -2,9 +2,9 @@
 
 One function for training and prefill (`attention`), one for queries that sit at their own positions behind a cache
 (`attention_at`). Three forms compute the same thing and are tested equal to an obvious one: torch's fused kernel, flex
-attention (windows on CUDA, compiled), and blocks of queries against the keys that they can see, which needs no T x T mask
-and is the fastest on a CPU under torch.compile (benchmarks/model_cpu.py). Grouped queries never copy keys. Not here:
-projections, RoPE, the cache itself, masks at document borders.
+attention (windows on CUDA, compiled), and blocks of queries against the keys that they can see, which needs no T x T
+mask and is the fastest on a CPU under torch.compile (benchmarks/model_cpu.py). Grouped queries never copy keys. Not
+here: projections, RoPE, the cache itself, masks at document borders.
 
 Shapes: B rows, T queries, S keys, H query heads, K key heads, G = H / K, D channels of a head.
 """
@@ -33,7 +33,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Ten
 
 
 def attention_at(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, window: int | None = None) -> Tensor:
-    """Attention of q (B, T, H, D) at `positions` (B, T) over a cache k and v (B, S, K, D), where key j sits at position j."""
+    """Attention of q (B, T, H, D) at `positions` (B, T) over a cache k, v (B, S, K, D) with key j at position j."""
     age = positions[:, :, None] - torch.arange(k.size(1), device=q.device)  # (B, T, S)
     visible = age >= 0 if window is None else (age >= 0) & (age < window)
     return fused(q, k, v, visible[:, None])
@@ -53,7 +53,7 @@ def fused(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Ten
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """FlexAttention (arXiv:2412.05496): computes only the blocks inside the window; only worth it under torch.compile."""
+    """FlexAttention (arXiv:2412.05496): computes only the blocks inside the window; fast under torch.compile only."""
 
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (query - key < window)
@@ -65,7 +65,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 
 def by_blocks(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, block: int = QUERY_BLOCK) -> Tensor:
-    """Each block of queries as two batched matrix products over the keys that it can see; T * (window + block) of work."""
+    """Each block of queries as two batched products over the keys that it can see; T * (window + block) of work."""
     (rows, length, n_head, dim), n_kv_head = q.shape, k.size(2)
     group, window = n_head // n_kv_head, length if window is None else window
     q = q.view(rows, length, n_kv_head, group, dim).permute(0, 2, 3, 1, 4)  # (B, K, G, T, D)

@@ -37,7 +37,6 @@ PROMPTS = (
     "Return the number of",
 )
 SAMPLE_TOKENS = 48
-HELD_OUT_TOKENS = 48  # of a held-out text, given as a prompt
 
 
 def base_eval(stage: BaseEval, place: Place) -> dict[str, float]:
@@ -111,14 +110,13 @@ def _core(
 
 def _samples(model: GPT, tokenizer: Tokenizer, row: list[int]) -> str:
     """Greedy continuations of fixed prompts, and of held-out text beside what really follows there."""
-    prompts = [[tokenizer.bos, *tokenizer.encode(text)] for text in PROMPTS]
-    room = model.config.sequence_len - SAMPLE_TOKENS
-    prompts = [prompt[:room] for prompt in [*prompts, row[:HELD_OUT_TOKENS]]]
-    said = Engine(model, tokenizer, calculator=False).generate(prompts, SAMPLE_TOKENS)
-    lines = ["# Samples of the base model", "", f"Greedy, {SAMPLE_TOKENS} tokens."]
+    count = min(SAMPLE_TOKENS, model.config.sequence_len // 2)
+    prompts = [[tokenizer.bos, *tokenizer.encode(text)][:count] for text in PROMPTS] + [row[:count]]
+    said = Engine(model, tokenizer, calculator=False).generate(prompts, count)
+    lines = ["# Samples of the base model", "", f"Greedy, {count} tokens."]
     for prompt, completion in zip(prompts, said, strict=True):
         lines += ["", f"**{_inline(tokenizer.decode(prompt[1:]))}** {_inline(completion.text)}"]
-    truth = tokenizer.decode(row[HELD_OUT_TOKENS : HELD_OUT_TOKENS + SAMPLE_TOKENS])
+    truth = tokenizer.decode(row[count : 2 * count])
     return "\n".join([*lines, "", f"(In the held-out text follows: {_inline(truth)})", ""])
 
 

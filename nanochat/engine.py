@@ -105,10 +105,13 @@ class Engine:
             yield int(batch.tokens[0, column])
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
-        """The text of tokens as they come, up to the end of the turn; a special token is a piece of its own, by name.
+        """The text of tokens as they come, without the end of the turn; a special token is a piece of its own, by name.
 
-        Characters of several bytes are held back until they are whole.
+        Characters of several bytes are held back until they are whole. No piece is empty.
         """
+        return filter(None, self._pieces(tokens))
+
+    def _pieces(self, tokens: Iterable[int]) -> Iterator[str]:
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         for token in tokens:
             if token in self.terminals:
@@ -126,8 +129,8 @@ class Engine:
         top_k: int | None = None,
         seed: int = 0,
     ) -> Iterator[str]:
-        """The same text as `generate` to one prompt, in pieces (none empty); raises what `generate` raises."""
-        return filter(None, self.pieces(self.stream_tokens(prompt, max_new_tokens, temperature, top_k, seed)))
+        """The same text as `generate` to one prompt, in pieces; raises what `generate` raises."""
+        return self.pieces(self.stream_tokens(prompt, max_new_tokens, temperature, top_k, seed))
 
     def _seeds(self, seed: int | Sequence[int], num_prompts: int) -> list[int]:
         if isinstance(seed, int):
@@ -164,6 +167,7 @@ class Engine:
             padded[row, : len(prompt)] = torch.tensor(prompt)
         padded = padded.to(device)
         cache = KVCache(model.config, len(prompts), padded.size(1) + room, device, model.compute_dtype)
+        cache.keys.zero_()  # what was never written is masked by adding -inf, which leaves a NaN that lay there a NaN
         logits = torch.empty(len(prompts), model.config.vocab_size, device=device)
         width = max(1, PREFILL_TOKENS // len(prompts))
         for at in range(0, padded.size(1), width):

@@ -34,22 +34,18 @@ class KVCache:
         self.config, self.max_len = config, max_len
         self.lengths = torch.zeros(batch_size, dtype=torch.int64)  # (B,)
         shape = (config.n_layer, batch_size, config.n_kv_head, max_len, config.head_dim)
-        self.keys = torch.empty(shape, device=device, dtype=dtype)  # (L, B, Hkv, S, D)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)  # zeros: a masked NaN would still be multiplied by 0
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, K, S, D)
+        self.values = torch.zeros(
+            shape, device=device, dtype=dtype
+        )  # zeros: a masked NaN would still be multiplied by 0
         # The smear feature mixes in the previous token's embedding: zero before the first token.
         self.last_embedding = torch.zeros(batch_size, config.n_embd, device=device, dtype=dtype)  # (B, C)
-        self._written = 0
-        self._embedded: Tensor | None = None  # (B, T, C), of the last forward, until advance
+        self._forget()
 
     @property
     def batch_size(self) -> int:
         """Number of rows."""
         return len(self.lengths)
-
-    @property
-    def is_empty(self) -> bool:
-        """True while no row has read anything."""
-        return not self.lengths.any()
 
     def advance(self, counts: Sequence[int] | Tensor | None = None) -> None:
         """Count the first `counts[row]` positions of the last forward as read; None means all of them.
@@ -66,13 +62,15 @@ class KVCache:
             moved = (counts > 0).to(latest.device)[:, None]
             self.last_embedding = torch.where(moved, latest, self.last_embedding)
         self.lengths = self.lengths + counts
-        self._written, self._embedded = 0, None
+        self._forget()
 
     def select(self, rows: Sequence[int] | Tensor) -> "KVCache":
         """A new cache holding a copy of these rows, in this order; a row may be named more than once."""
         rows = torch.as_tensor(rows).cpu().long()
         if rows.numel() == 0 or (rows < 0).any() or (rows >= self.batch_size).any():
-            raise ValueError(f"select({rows.tolist()}): name at least one row, each between 0 and {self.batch_size - 1}")
+            raise ValueError(
+                f"select({rows.tolist()}): name at least one row, each between 0 and {self.batch_size - 1}"
+            )
         picked = object.__new__(KVCache)
         picked.config, picked.max_len = self.config, self.max_len
         picked.lengths = self.lengths[rows]
@@ -83,7 +81,7 @@ class KVCache:
             copy = source.new_zeros((source.size(0), len(rows), *source.shape[2:]))
             copy[:, :, :, :used] = source[:, device_rows, :, :used]
             setattr(picked, name, copy)
-        picked._written, picked._embedded = 0, None
+        picked._forget()
         return picked
 
     def repeat(self, n: int) -> "KVCache":
@@ -100,18 +98,25 @@ class KVCache:
         longest = int(self.lengths.max()) + num_tokens
         if longest > self.max_len:
             raise ValueError(f"the cache holds max_len={self.max_len} positions, {longest} are needed: make it longer")
-        self._written = num_tokens
+        self._written, self._longest = num_tokens, longest
         return (self.lengths[:, None] + torch.arange(num_tokens)).to(self.keys.device)  # (B, T)
 
     def write(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one layer's new k and v (B, T, Hkv, D); returns all keys and values (B, S, Hkv, D) up to the longest row."""
+        """Store one layer's new k and v (B, T, K, D); returns all keys and values (B, S, K, D) to the longest row."""
         rows = torch.arange(self.batch_size, device=k.device)[:, None]  # (B, 1)
         self.keys[layer][rows, :, positions] = k
         self.values[layer][rows, :, positions] = v
-        used = int(self.lengths.max()) + k.size(1)
+        used = self._longest
         return self.keys[layer, :, :, :used].transpose(1, 2), self.values[layer, :, :, :used].transpose(1, 2)
 
     def previous(self, embedded: Tensor) -> Tensor:
         """The embedding before each of `embedded` (B, T, C), across chunks; remembers them for `advance`."""
         self._embedded = embedded
         return torch.cat((self.last_embedding[:, None], embedded[:, :-1]), dim=1)
+
+    def _forget(self) -> None:
+        """Nothing is under way: no forward whose positions were not counted yet."""
+        self._written = 0  # positions per row
+        self._longest = int(self.lengths.max())
+        self.is_empty = self._longest == 0  # no row has read anything; still True within the first forward
+        self._embedded: Tensor | None = None  # (B, T, C) of that forward

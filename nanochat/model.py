@@ -1,10 +1,11 @@
-"""The transformer: RoPE, QK norm, ReLU² MLP, parameter-free RMSNorm, untied embeddings, logit soft-cap, grouped queries.
+"""The transformer: RoPE, QK norm, grouped queries, ReLU² MLP, parameter-free RMSNorm, untied embeddings, soft-cap.
 
-With every feature of the config off it is the classic model, to the parameter; value embeddings, residual scalars, smear
-and backout are added only where the config says so. Parameters are fp32 masters, matrix products run in `compute_dtype`
-(explicit casts, no autocast), norms, RoPE, softmax and logits in fp32. `init_weights` writes every parameter from the seed
-alone: the device, the number of processes and the other features change no value. Logits with a cache equal those without.
-Not here: shapes and their cost (nanochat/architecture.py), kernels (nanochat/attention.py), training.
+With every feature of the config off it is the classic model, to the parameter; value embeddings, residual scalars,
+smear and backout are added only where the config says so. Parameters are fp32 masters, matrix products run in
+`compute_dtype` (explicit casts, no autocast); RoPE, softmax and logits are in fp32. `init_weights` writes every
+parameter from the seed alone: the device, the number of processes and the other features change no value. Logits with a
+cache equal those without. Not here: shapes and their cost (nanochat/architecture.py), kernels (nanochat/attention.py),
+training.
 
 Shapes: B rows, T tokens, C = n_embd, H query heads, K key heads, D channels of a head, V = vocab_size.
 """
@@ -98,16 +99,12 @@ class Attention(nn.Module):
             v = v + gate[..., None] * value_embedding.view_as(v)
         q = (norm(turn(q, *turns)) * self.score_scale).to(x.dtype)
         k = norm(turn(k, *turns)).to(x.dtype)
-        if cache is None:
-            y = self.attend(q, k, v, self.window)
-        else:
-            y = self._cached(q, k, v, cache, positions)
+        y = self.attend(q, k, v, self.window) if cache is None else self._cached(q, k, v, cache, positions)
         return self.o_proj(y.reshape(rows, length, -1))
 
     def _cached(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache, positions: Tensor) -> Tensor:
-        first = cache.is_empty
         keys, values = cache.write(self.layer, k, v, positions)
-        if first:  # every row starts at 0, so causality alone hides the padding on the right
+        if cache.is_empty:  # every row starts at 0, so causality alone hides the padding on the right
             return self.attend(q, k, v, self.window)
         return attention_at(q, keys, values, positions, self.window)
 
@@ -162,8 +159,8 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor, cache: KVCache | None = None, last: Tensor | None = None) -> Tensor:
         """Soft-capped logits (B, T, V) in fp32 of `tokens` (B, T) int.
 
-        With a cache the tokens follow what it holds, row by row; call `cache.advance` afterwards. With `last` (B,) int only
-        the logits of that index of each row are computed: (B, V). Raises ValueError for more tokens than the context.
+        With a cache the tokens follow what it holds, row by row; call `cache.advance` afterwards. With `last` (B,) int
+        only the logits of that index of each row are computed: (B, V). Raises ValueError for more tokens than fit.
         """
         x = self.features(tokens, cache)
         if last is not None:
@@ -171,12 +168,12 @@ class GPT(nn.Module):
         return self._logits(x)
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Negative log-likelihood (B, T) in nats, fp32, of `targets` (B, T) after `tokens` (B, T); 0 where target is -1."""
+        """Negative log-likelihood (B, T) in nats, fp32, of `targets` (B, T) after `tokens` (B, T); 0 for target -1."""
         logits = self._logits(self.features(tokens)).flatten(0, 1)
-        return F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="none").view_as(targets)
+        return F.cross_entropy(logits, targets.flatten().long(), ignore_index=-1, reduction="none").view_as(targets)
 
     def loss(self, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The SUM over tokens of weight * negative log-likelihood, fp32; the caller divides by its global normalizer."""
+        """The SUM over tokens of weight * negative log-likelihood, fp32; the caller divides by its normalizer."""
         losses = self.token_losses(tokens, targets)
         return losses.sum() if weights is None else (losses * weights).sum()
 
@@ -203,8 +200,8 @@ class GPT(nn.Module):
     def init_weights(self, seed: int) -> None:
         """Write every parameter. Each is drawn on the CPU by a generator of its own, seeded by `seed` and its name.
 
-        Matrices: normal, std = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in) (arXiv:2310.17813); embedding: std 1; the head
-        and the projections into the residual stream: zero. Value embeddings: uniform, std 1 / sqrt(n_embd).
+        Matrices: normal, std = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in) (arXiv:2310.17813); embedding: std 1; the
+        head and the projections into the residual stream: zero. Value embeddings: uniform, std 1 / sqrt(n_embd).
         """
         for name, parameter in self.named_parameters():
             digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
@@ -255,7 +252,7 @@ class GPT(nn.Module):
         self.cos, self.sin = rotary(positions, self.config.head_dim, self.config.rope_base)  # (T, 1, D / 2)
 
     def _apply(self, *args: object, **kwargs: object) -> "GPT":
-        # The RoPE table is derived: rebuilt wherever the weights move, it is never stale, half precision or left on meta.
+        # The RoPE table is derived: rebuilt wherever the weights move, it is never in half precision or left on meta.
         module = super()._apply(*args, **kwargs)
         self._build_turns(self.wte.weight.device)
         return module

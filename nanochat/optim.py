@@ -1,10 +1,11 @@
 """MuonAdamW: Muon for the matrices inside the blocks, AdamW for every table, head, gate and scalar, on 1..N processes.
 
-One code path: gradients are SUMMED over ranks (the loss is already divided by the global normalizer), each rank keeps the
-state of its share of every bucket and updates that share, and the shares are gathered back (ZeRO-2, arXiv:1910.02054); in
-a world of one the collectives are skipped and nothing else differs. A matrix is never cut, so that Newton-Schulz sees whole
-summed gradients. State is saved by parameter name, without a trace of how many ranks there were. Not here: schedules
-(nanochat/schedule.py), gradient clipping (none is needed), and the formulas of Muon (nanochat/muon.py).
+One code path: gradients are SUMMED over ranks (the loss is already divided by the global normalizer), each rank keeps
+the state of its share of every bucket and updates that share, and the shares are gathered back (ZeRO-2,
+arXiv:1910.02054); in a world of one the collectives are skipped and nothing else differs. A matrix is never cut, so
+that Newton-Schulz sees whole summed gradients. State is saved by parameter name, without a trace of how many ranks
+there were. Not here: schedules (nanochat/schedule.py), gradient clipping (none is needed), the formulas of Muon
+(nanochat/muon.py).
 """
 
 from collections.abc import Iterable, Mapping
@@ -84,7 +85,7 @@ class Bucket:
         ]
 
     def row_of(self, pieces: list[Tensor], share: Tensor) -> Tensor:
-        """The row whose `split` is `pieces`, like this rank's `share` of it in length and device; ValueError if it cannot be."""
+        """The row that splits into `pieces`, as many shares long as there are ranks; ValueError if they do not fit."""
         whole, units = share.numel() * self.world.size, sum(self.sizes) + self.padding
         for name, piece, size in zip(self.names, pieces, self.sizes, strict=True):
             if piece.numel() * units != size * whole:
@@ -97,7 +98,7 @@ class Bucket:
         return row.chunk(self.world.size)[self.world.rank]
 
     def reduce_gradients(self) -> "Pending":
-        """Start summing the gradients over ranks into this rank's share; a parameter without gradient counts as zero."""
+        """Start summing the gradients over ranks into this rank's share; a missing gradient counts as zero."""
         row = self.flatten(torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters)
         if self.world.size == 1:
             return Pending(row, row, None)
@@ -114,7 +115,7 @@ class Bucket:
 
 @dataclass
 class Pending:
-    """A collective under way. It holds `source` until the end: memory freed before the wait is reused under its feet."""
+    """A collective under way. It holds `source` to the end: memory freed before the wait is reused under its feet."""
 
     source: Tensor
     result: Tensor
@@ -224,7 +225,7 @@ class MuonAdamW:
 
     @torch.no_grad()
     def load_full_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `full_state` gave, on any number of ranks; raises ValueError where it is another model's."""
+        """Continue from what `full_state` gave, on any number of ranks; ValueError where it is another model's."""
         expected = {f"{name}.{slot}" for bucket in self.buckets for slot in bucket.state for name in bucket.names}
         if differing := sorted((expected | {"step"}) ^ set(state)):
             raise ValueError(
@@ -253,7 +254,7 @@ def build_optimizer(model: GPT, settings: OptimSettings, world: World) -> MuonAd
 
 
 def _rule(name: str, width: int, settings: OptimSettings) -> tuple[str, float, tuple[float, float]]:
-    """Bucket, learning rate and betas of a parameter that AdamW trains; the factors are those of the July 2026 tuning."""
+    """Bucket, learning rate and betas of a parameter that AdamW trains; the factors are those of July 2026."""
     betas = (settings.beta1, settings.beta2)
     by_width = (width / 768) ** -0.5
     if name == "wte.weight":

@@ -15,8 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from nanochat import launch, metrics, pipeline
-from nanochat.runner import code_digests
+from nanochat import launch, metrics, pipeline, provenance
 from nanochat.stage import RESUME_EXIT_CODE, STAGES, Interrupted, Place
 
 RECORDED = ("torch", "numpy", "safetensors", "tiktoken", "nanobpe", "pyarrow", "datasets")
@@ -28,7 +27,7 @@ def run_spec(path: Path) -> int:
     launch.die_with_parent()
     rank = int(os.environ.get("RANK", "0"))
     spec = json.loads(path.read_text())
-    work = Path(spec["work"])
+    work, before = Path(spec["work"]), set(sys.modules)
     try:
         numbers = _run(spec, work, rank)
     except Interrupted as interrupted:
@@ -40,7 +39,8 @@ def run_spec(path: Path) -> int:
         raise
     if rank == 0:
         versions = {"python": platform.python_version(), **_versions()}
-        _write(work / "result.json", {"numbers": numbers, "code": code_digests(), "versions": versions})
+        used = provenance.closure(set(sys.modules) - before)
+        _write(work / "result.json", {"numbers": numbers, "code": provenance.digests(used), "versions": versions})
     return 0
 
 

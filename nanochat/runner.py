@@ -10,18 +10,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nanochat import launch, metrics
+from nanochat import launch, metrics, provenance
 from nanochat.lease import TTL_SECONDS, Lease
 from nanochat.plan import Part, Step
 from nanochat.stage import RESUME_EXIT_CODE, Stage
-from nanochat.store import Store, sha256_of
+from nanochat.store import Store
 
 MAX_RESUMES = 20
 
@@ -148,21 +146,10 @@ def find(job: Job, store: Store) -> Outcome | None:
         return None
     if record["preimage"] != json.loads(json.dumps(job.preimage)):
         raise ValueError(f"{job.address} in {store.uri} was made of something else: change a knob, or bump the version")
-    changed = [name for name, sha in record.get("code", {}).items() if _code(name) not in (sha, None)]
-    note = f"made by other code ({', '.join(changed)} changed since)" if changed else ""
+    changed = provenance.changed(record.get("code", {}))
+    others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    note = f"made by other code: {changed[0]}{others} changed since" if changed else ""
     return Outcome(job.address, record, cached=True, seconds=0.0, note=note)
-
-
-def _code(module: str) -> str | None:
-    path = Path(__file__).parent.joinpath(*module.split(".")[1:])
-    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return sha256_of(source) if source.exists() else None
-
-
-def code_digests() -> dict[str, str]:
-    """sha256 of every module of the library that this process has imported."""
-    names = sorted(name for name in sys.modules if name.split(".")[0] == "nanochat" and not name.endswith("__main__"))
-    return {name: sha for name in names if (sha := _code(name)) is not None}
 
 
 def work_directory(home: Path, address: str) -> Path:
@@ -278,14 +265,3 @@ def run_plan(steps: Iterable[Step], shop: Workshop, watch: Watch) -> list[Outcom
             found = perform(whole, shop, watch)
         outcomes.append(found)
     return outcomes
-
-
-def git_facts(root: Path) -> dict[str, Any]:
-    """Commit and dirty state of the checkout, and the digest of the lock file, where there are such."""
-    facts: dict[str, Any] = {}
-    if (root / ".git").exists() and shutil.which("git"):
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=False)
-        facts |= {"git_commit": commit.stdout.strip(), "git_dirty": bool(status.stdout.strip())}
-    lock = root / "requirements.lock"
-    return {**facts, "lock": sha256_of(lock)} if lock.exists() else facts

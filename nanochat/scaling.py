@@ -22,8 +22,9 @@ BATCH_FITTED = (2**18, 2**21)  # tokens: where the square-root rule of the rates
 REFERENCE_DEPTH, REFERENCE_DECAY = 12, 0.28
 BATCH_EXPONENT = 0.383  # of the horizon: arXiv:2505.13738
 CLASSIC_RATIO, MODERN_RATIO = 20.0, 12.0
-ACTIVATION_BYTES = 34  # a token, layer and channel, in bf16: arXiv:2205.05198 with the attention matrix never kept
-LOGIT_BYTES = 10  # a token and entry of the vocabulary: bf16 and fp32 logits and the fp32 gradient
+# Bytes kept for the backward pass of the compiled model in bf16, by counting tensors; an estimate, for planning.
+ACTIVATION_BYTES = 24  # a token, layer and channel: 2 inputs, q and k before and after their norm, v, its mix, 4 of the MLP
+LOGIT_BYTES = 8  # a token and entry of the vocabulary: bf16 logits, their fp32 soft-capped form, the bf16 gradient
 
 
 @dataclass(frozen=True)

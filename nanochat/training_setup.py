@@ -93,10 +93,14 @@ class Training:
         )
 
     def write_artifact(self, numbers: Numbers, **facts: Any) -> None:
-        """The four files of a trained stage, from rank 0; `facts` go into `model.json` too."""
+        """The four files of a trained stage, from rank 0; `facts` go into `model.json` too.
+
+        Of the numbers only the step does: the same training gives the same bytes, and its seconds are never the same.
+        """
         if self.world.rank == 0:
-            facts |= {"optimizer": dataclasses.asdict(self.settings), "total_batch_size": self.total_batch_size}
-            save_model(self.model, self.place.out, stage=self.stage.name, numbers=numbers, **facts)
+            facts |= {"step": int(numbers["num_steps"]), "total_batch_size": self.total_batch_size}
+            facts |= {"optimizer": dataclasses.asdict(self.settings)}
+            save_model(self.model, self.place.out, stage=self.stage.name, **facts)
             for path in self.files:
                 shutil.copyfile(path, self.place.out / path.name)
         barrier()

@@ -15,7 +15,7 @@ DATA = {"pyarrow", "datasets", "tiktoken", "nanobpe"}
 DATA_FILES = {"corpus", "download", "python_docs", "tokenizer", "tokenize_shard", "task_data", "fetch", "huggingface"}
 DECLARATIONS = [
     "stage", "plan", "pipeline", "recipes", "corpus", "mixture", "scaling", "metrics", "store", "lease", "launch",
-    "runner", "explain", "estimate", "preflight", "tasks",
+    "runner", "provenance", "explain", "estimate", "preflight", "tasks",
 ]  # fmt: skip
 ONE_FILE = {"boto3": "flows/store.py", "botocore": "flows/store.py", "mlflow": "flows/track.py"}
 

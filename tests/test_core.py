@@ -124,7 +124,10 @@ def test_prompts_are_those_of_the_reference():
     first, second = random.Random(1234 + 3).sample([0, 1, 2, 4], 2)
     shots = "".join(f"q{i}\nAnswer: {'ab'[i % 2]}{i}\n\n" for i in (first, second))
     assert core.prompts(CHOICE, data, 3) == [shots + "q3\nAnswer: a3", shots + "q3\nAnswer: b3"]
-    data = [{"context_options": ["x", "y"], "continuation": "z", "gold": 1}, {"context_options": ["u", "v"], "continuation": "w", "gold": 0}]
+    data = [
+        {"context_options": ["x", "y"], "continuation": "z", "gold": 1},
+        {"context_options": ["u", "v"], "continuation": "w", "gold": 0},
+    ]
     assert core.prompts(SCHEMA, data, 0) == ["u w\n\nx z", "u w\n\ny z"]
     data = [{"context": " c ", "continuation": "d"}, {"context": "e", "continuation": "f"}]
     assert core.prompts(LANGUAGE, data, 0) == ["e=f\n\nc=", "e=f\n\nc=d"]

@@ -100,6 +100,16 @@ def test_an_answer_does_not_depend_on_the_rest_of_the_batch(family: object, temp
     assert [c.finished for c in together] == [c.finished for c in alone]
 
 
+def test_memory_that_was_never_written_is_never_read() -> None:
+    engine = Engine(random_model(), TOKENIZER)
+    expected = [c.tokens for c in engine.generate(PROMPTS, 40)]
+    torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN
+    try:
+        assert [c.tokens for c in engine.generate(PROMPTS, 40)] == expected
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_a_long_prefill_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(random_model(), TOKENIZER)
     whole = engine.generate(PROMPTS, 20)

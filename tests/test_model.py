@@ -14,9 +14,15 @@ from nanochat.attention import attention, attention_at, by_blocks, flex, fused
 from nanochat.model import GPT, GPTConfig
 
 CLASSIC = GPTConfig(32, 300, 3, 4, 4, 32)
-FEATURES = dict(
-    window_pattern="SL", value_embeddings=True, residual_scalars=True, smear=True, backout=True, qk_scale=1.2, rope_base=1e5
-)
+FEATURES = {
+    "window_pattern": "SL",
+    "value_embeddings": True,
+    "residual_scalars": True,
+    "smear": True,
+    "backout": True,
+    "qk_scale": 1.2,
+    "rope_base": 1e5,
+}
 MODERN = dataclasses.replace(CLASSIC, n_kv_head=2, **FEATURES)
 
 
@@ -46,7 +52,8 @@ def test_classic_d20_has_560_988_160_parameters_as_in_the_write_ups():
 
 
 @pytest.mark.parametrize(
-    ("depth", "parameters", "flops"), [(4, 36.7e6, 8.0e7), (12, 286.3e6, 7.60e8), (20, 896.5e6, 2.89e9), (24, 1384e6, 4.78e9)]
+    ("depth", "parameters", "flops"),
+    [(4, 36.7e6, 8.0e7), (12, 286.3e6, 7.60e8), (20, 896.5e6, 2.89e9), (24, 1384e6, 4.78e9)],
 )
 def test_modern_sizes_and_flops_are_those_of_the_reference_table(depth, parameters, flops):
     config = GPTConfig.modern(depth, vocab_size=32_768)
@@ -289,7 +296,10 @@ def test_the_rope_table_survives_a_stay_on_the_meta_device():
 
 @pytest.mark.parametrize(
     ("backend", "config"),
-    [("aot_eager", dataclasses.replace(MODERN, sequence_len=160)), ("inductor", dataclasses.replace(CLASSIC, n_layer=1, n_kv_head=2))],
+    [
+        ("aot_eager", dataclasses.replace(MODERN, sequence_len=160)),
+        ("inductor", dataclasses.replace(CLASSIC, n_layer=1, n_kv_head=2)),
+    ],
 )
 def test_the_compiled_loss_is_the_eager_one_without_graph_breaks(backend, config):
     torch.compiler.reset()
@@ -319,25 +329,50 @@ def plain_attention(q, k, v, visible):
 
 def heads(n_head, n_kv_head, length, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(2, length, n, 8, generator=generator, requires_grad=True) for n in (n_head, n_kv_head, n_kv_head)]
+    return [
+        torch.randn(2, length, n, 8, generator=generator, requires_grad=True) for n in (n_head, n_kv_head, n_kv_head)
+    ]
 
 
-@pytest.mark.parametrize("form", [attention, by_blocks, partial(by_blocks, block=16), flex], ids=["auto", "blocks", "16", "flex"])
+@pytest.mark.parametrize(
+    "form", [attention, by_blocks, partial(by_blocks, block=16)], ids=["auto", "blocks", "blocks of 16"]
+)
 @pytest.mark.parametrize("n_kv_head", [4, 2, 1])
 @pytest.mark.parametrize("window", [None, 200, 130, 40, 1])
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_every_form_of_attention_equals_the_plain_one_with_its_gradients(form, n_kv_head, window):
     length = 150  # neither a multiple of a block nor of a window
     window_or_all = length if window is None else window
     age = torch.arange(length)[:, None] - torch.arange(length)
     expected_from, actual_from = heads(4, n_kv_head, length), heads(4, n_kv_head, length)
     expected = plain_attention(*expected_from, (age >= 0) & (age < window_or_all))
-    actual = form(*actual_from, window_or_all if form is flex else window)
+    actual = form(*actual_from, window)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     expected.square().sum().backward()
     actual.square().sum().backward()
     for one, other in zip(actual_from, expected_from, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_kv_head", [4, 1])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_sees_the_same_window(n_kv_head):
+    q, k, v = (x.detach() for x in heads(4, n_kv_head, 150))  # without gradients: torch has those on CUDA only
+    age = torch.arange(150)[:, None] - torch.arange(150)
+    torch.testing.assert_close(flex(q, k, v, 40), plain_attention(q, k, v, (age >= 0) & (age < 40)))
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_compiled_loss_has_the_gradients_of_the_cpu():
+    config = GPTConfig.modern(3, 512, sequence_len=1024, width=128, head_dim=64, n_kv_head=1)
+    model, tokens = shaken(config), some_tokens(config, 2, 1024)
+    model.loss(tokens, tokens).backward()
+    expected = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    model.cuda()
+    torch.compile(model.loss, fullgraph=True, dynamic=False)(tokens.cuda(), tokens.cuda()).backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        error = (parameter.grad.cpu() - gradient).norm() / gradient.norm()
+        assert error < 0.01, error
 
 
 def test_the_fused_kernel_shares_keys_among_grouped_queries():

@@ -22,7 +22,7 @@ from nanochat import tasks
 from nanochat.checkpoint import save_model
 from nanochat.conversation import render_prompt
 from nanochat.distributed import World
-from nanochat.engine import Completion, Engine
+from nanochat.engine import Completion
 from nanochat.metrics import Metrics, read
 from nanochat.model import GPT, GPTConfig
 from nanochat.optim import OptimSettings
@@ -239,19 +239,23 @@ def test_the_artifact_is_a_model_that_says_where_it_comes_from(tmp_path: Path) -
 
 
 def test_killed_after_a_checkpoint_it_ends_with_the_same_bits(tmp_path: Path) -> None:
-    knobs = {"task": "arithmetic", "checkpoint_every": 2, "max_new_tokens": 12}
     (tmp_path / "whole").mkdir()
-    whole = place(tmp_path / "whole", two_armed_model(sequence_len=64))
-    rl(stage(**knobs), whole)
+    whole = place(tmp_path / "whole", two_armed_model())
+    rl(stage(checkpoint_every=2), whole)
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    killed = Place(whole.inputs, {}, tmp_path / "killed/out", tmp_path / "killed/work", Metrics(tmp_path / "killed/metrics.jsonl"))
+    killed = Place(
+        whole.inputs, {}, tmp_path / "killed/out", tmp_path / "killed/work", Metrics(tmp_path / "killed/metrics.jsonl")
+    )
     shutil.rmtree(killed.work / "checkpoints/step-000004")
     (killed.out / "model.safetensors").unlink()
-    rl(stage(**knobs), killed)
+    rl(stage(checkpoint_every=2), killed)
     assert (killed.out / "model.safetensors").read_bytes() == (whole.out / "model.safetensors").read_bytes()
     rewards = [[row["reward"] for row in read(p.metrics.path) if "reward" in row] for p in (whole, killed)]
     assert rewards[0] == rewards[1]
     assert len(rewards[0]) == 4
+    assert not torch.equal(
+        load_file(whole.out / "model.safetensors")["lm_head.weight"], two_armed_model().lm_head.weight
+    )
 
 
 def test_two_ranks_train_the_same_model_as_one(tmp_path: Path) -> None:
@@ -259,22 +263,33 @@ def test_two_ranks_train_the_same_model_as_one(tmp_path: Path) -> None:
     for ranks in (1, 2):
         folder = tmp_path / str(ranks)
         folder.mkdir()
-        place(folder, two_armed_model(sequence_len=64))
+        place(folder, two_armed_model())
         command = [sys.executable, __file__, str(folder)]
         if ranks == 2:
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command[1:]]
+            command = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node=2",
+                *command[1:],
+            ]
         root = Path(__file__).parents[1]
-        subprocess.run(command, check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"})
+        subprocess.run(
+            command, check=True, timeout=300, env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        )
         models[ranks] = load_file(folder / "out/model.safetensors")
     for name, weight in models[1].items():
         torch.testing.assert_close(models[2][name], weight, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(models[1]["lm_head.weight"], two_armed_model().lm_head.weight)
 
 
 def train_in(folder: Path) -> None:
     """The same training in a process of its own, or in two; only the first writes metrics."""
     metrics = Metrics(folder / "metrics.jsonl" if os.environ.get("RANK", "0") == "0" else None)
     where = Place({"sft": folder / "sft", "task_data": folder}, {}, folder / "out", folder / "work", metrics)
-    rl(stage(task="arithmetic", max_new_tokens=8, prompts_per_step=3, num_steps=3), where)
+    tasks.TASKS["arms"] = lambda split, data: Arms(split)
+    rl(stage(num_steps=3), where)
 
 
 class Choice(Arms):
@@ -304,13 +319,10 @@ def test_tasks_that_cannot_be_sampled_are_refused() -> None:
 def test_the_engine_samples_the_weights_of_the_step() -> None:
     model = two_armed_model()
     source = rollouts(model)
-    before = source.groups(0)
+    assert len({answer.tokens[0] for group in source.groups(0) for answer in group.answers}) > 1
     with torch.no_grad():
         model.lm_head.weight[ord("b"), START] = 5.0
-    assert [g.answers for g in before] != [g.answers for g in source.groups(0)]
-    assert all(g.rewards == [1.0] * 4 for g in source.groups(0)) == all(
-        c.text == "b" for c in Engine(model, TOKENIZER).generate([[START]], 3, 1.0, num_samples=4)
-    )
+    assert {answer.tokens[0] for group in source.groups(0) for answer in group.answers} == {ord("b")}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import launch, runner
+from nanochat import launch, provenance
 from nanochat.launch import StageFailed, Stopped
 from nanochat.pipeline import TaskData
 from nanochat.plan import plan
@@ -95,7 +95,7 @@ def test_a_hit_made_by_other_code_says_so(tmp_path):
     record = json.loads(path.read_text())
     record["code"]["nanochat.task_data"] = "0" * 64
     path.write_text(json.dumps(record))
-    assert "made by other code (nanochat.task_data" in perform(job(), workshop(tmp_path), Recorder()).note
+    assert "made by other code: nanochat.task_data changed" in perform(job(), workshop(tmp_path), Recorder()).note
 
 
 class Script(launch.Process):
@@ -206,5 +206,9 @@ def test_a_stage_that_ends_well_without_its_files_has_failed(tmp_path, monkeypat
         perform(job(), workshop(tmp_path), Recorder())
 
 
-def test_code_digests_follow_the_source():
-    assert runner.code_digests()["nanochat.stage"] == runner._code("nanochat.stage")
+def test_the_code_of_a_stage_is_what_it_imports_and_nothing_else():
+    used = provenance.closure(["nanochat.midtrain"])
+    assert {"nanochat.midtrain", "nanochat.train", "nanochat.model", "nanochat.tasks.spelling"} <= used
+    assert "nanochat.rl" not in used
+    assert "nanochat.pipeline" not in used
+    assert provenance.closure(["json", "nanochat.nowhere"]) == set()

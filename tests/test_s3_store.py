@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from s3_server import S3Server, free_port, s3_server_fixture, serve  # noqa: F401
-from unreliable import between
 
 from flows.cache import Cache
 from flows.store import S3Store, open_store
 from nanochat.store import Conflict, Damaged, FileStore
+from tests.s3_server import S3Server, free_port, s3_server_fixture, serve  # noqa: F401
+from tests.unreliable import between
 
 MIB = 1024 * 1024
 
@@ -161,7 +161,7 @@ def test_what_stays_broken_is_an_os_error_not_boto_s(store, s3_server, tmp_path,
     store.put("large.json", b"x" * MIB)
     with between(s3_server.endpoint) as proxy:
         through = open_store(store.uri, tmp_path / "cache", endpoint=proxy.endpoint)
-        proxy.fail(50)  # within the headers, behind `100 Continue`
+        proxy.fail("headless")
         with pytest.raises(OSError, match=r"writing note: the answer broke off"):
             through.put("note", b"1")
         proxy.fail_always(100_000)
@@ -289,12 +289,11 @@ def test_what_a_living_process_uses_is_never_evicted(tmp_path):
     cache = Cache(tmp_path, limit=0)
     mine = _fill(cache, "a/1", b"1" * 400)
     code = (
-        "import sys; sys.path[:0] = sys.argv[2:4]\n"
-        "from pathlib import Path; from flows.cache import Cache; from test_s3_store import _fill\n"
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path; from flows.cache import Cache; from tests.test_s3_store import _fill\n"
         "_fill(Cache(Path(sys.argv[1]), limit=10**6), 'b/2', b'2' * 400); print('held', flush=True); sys.stdin.read()"
     )
-    here = Path(__file__).parent
-    command = [sys.executable, "-c", code, str(tmp_path), str(here), str(here.parent)]
+    command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parents[1])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         assert cache.evict() == []

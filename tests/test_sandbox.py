@@ -49,7 +49,11 @@ def test_only_its_own_tmp_can_be_written():
 @walled
 @pytest.mark.parametrize(
     "code",
-    ["import os; os.fork()", "import subprocess; subprocess.run(['/bin/true'])", "import os; os.posix_spawn('/bin/true', ['x'], {})"],
+    [
+        "import os; os.fork()",
+        "import subprocess; subprocess.run(['/bin/true'])",
+        "import os; os.posix_spawn('/bin/true', ['x'], {})",
+    ],
 )
 def test_there_is_one_process_and_no_second(code):
     assert "not permitted" in sandbox.run(code).stderr
@@ -72,7 +76,10 @@ def test_processes_of_this_machine_are_out_of_reach():
 @walled
 def test_memory_files_and_output_are_bounded():
     assert "MemoryError" in sandbox.run("bytearray(1 << 30)", limits=Limits(memory_bytes=256 << 20)).stderr
-    assert "File too large" in sandbox.run("open('/tmp/x', 'wb').write(bytes(2 << 20))", limits=Limits(file_bytes=1 << 20)).stderr
+    assert (
+        "File too large"
+        in sandbox.run("open('/tmp/x', 'wb').write(bytes(2 << 20))", limits=Limits(file_bytes=1 << 20)).stderr
+    )
     flood = sandbox.run("while True: print('x' * 1000)", limits=Limits(seconds=20, output_bytes=5000))
     assert (flood.outcome, len(flood.stdout)) == ("failed", 5000)
 
@@ -84,7 +91,10 @@ def test_limits_cannot_be_raised_again():
 
 
 @walled
-@pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(60)", "import sys; sys.stdin.read()\nimport time; time.sleep(60)"])
+@pytest.mark.parametrize(
+    "code",
+    ["while True: pass", "import time; time.sleep(60)", "import sys; sys.stdin.read()\nimport time; time.sleep(60)"],
+)
 def test_time_is_bounded(code):
     assert sandbox.run(code, limits=Limits(seconds=0.7)).outcome in ("timed_out", "failed")
 
@@ -175,7 +185,9 @@ def test_without_bubblewrap_nothing_is_run(monkeypatch):
     try:
         assert "not installed" in sandbox.unavailable()
         for attempt in (lambda: sandbox.run("print(1)"), lambda: sandbox.passes(DOUBLE, "double", TESTS)):
-            with pytest.raises(RuntimeError, match="bwrap.* is not installed; install bubblewrap or leave the task out"):
+            with pytest.raises(
+                RuntimeError, match=r"bwrap.* is not installed; install bubblewrap or leave the task out"
+            ):
                 attempt()
     finally:
         sandbox.unavailable.cache_clear()

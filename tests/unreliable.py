@@ -1,8 +1,9 @@
 """A TCP proxy on loopback that fails on request: the network between a program and the real server it talks to.
 
 `Unreliable(port)` forwards to a server; `fail(...)` says what befalls the next connections, one fault each: `503` (an
-HTTP answer), `reset`, `lost` (the request arrives, its answer does not), `hang` (nothing ever comes), or a number of
-bytes after which the answer breaks off. `always` is the fault of all of them.
+HTTP answer), `reset`, `lost` (the request arrives, its answer does not), `headless` (the answer breaks off within its
+headers), `hang` (nothing ever comes), or a number of bytes after which the answer breaks off. `fail_always` says what
+befalls all of them.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ Fault = str | int | None
 class Unreliable:
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
-        self.always: Fault = None
-        self.connections = 0
+        self._always: Fault = None
         self._faults: deque[Fault] = deque()
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -35,7 +35,7 @@ class Unreliable:
 
     def fail_always(self, fault: Fault) -> None:
         """What happens to all connections from now on; None: nothing."""
-        self.always = fault
+        self._always = fault
         self._drop()
 
     def close(self) -> None:
@@ -51,8 +51,7 @@ class Unreliable:
         with suppress(OSError):  # the listener was closed
             while True:
                 client, _ = self._listener.accept()
-                self.connections += 1
-                fault = self._faults.popleft() if self._faults else self.always
+                fault = self._faults.popleft() if self._faults else self._always
                 threading.Thread(target=self._serve, args=(client, fault), daemon=True).start()
 
     def _serve(self, client: socket.socket, fault: Fault) -> None:
@@ -80,7 +79,8 @@ class Unreliable:
             threading.Thread(target=_pump, args=(client, server), daemon=True).start()
             left = fault if isinstance(fault, int) else None
             while chunk := server.recv(65536):
-                if fault == "lost" and not chunk.startswith(b"HTTP/1.1 100"):
+                if fault in ("lost", "headless") and not chunk.startswith(b"HTTP/1.1 100"):
+                    client.sendall(b"HTTP/1.1 200 OK\r\nDate: Sat" if fault == "headless" else b"")
                     return
                 if left is not None and len(chunk) >= left:
                     client.sendall(chunk[:left])

@@ -26,7 +26,7 @@ class FromFile(Task):
         ValueError: the task has no such split, or its file is missing.
     """
 
-    splits: ClassVar[tuple[Split, ...]] = ("train", "test")
+    needs_data = True
 
     def __init__(self, split: Split, data_dir: Path | None = None) -> None:
         super().__init__(split, data_dir)

@@ -61,7 +61,7 @@ class Task:
         return (self[index] for index in range(len(self)))
 
     def correct(self, index: int, completion: str) -> bool:
-        """Whether `completion`, the text after the last user message, special tokens by name, answers problem `index`."""
+        """Whether `completion`, the text after the last user message with special tokens by name, is right."""
         raise NotImplementedError(self.name)
 
     def reward(self, index: int, completion: str) -> float:

@@ -1,0 +1,74 @@
+"""Which code made an artifact: digests of the modules that a stage's work uses, and the state of the checkout.
+
+Not part of any address: a hit made by other code is only said to be so (a version bump is what reruns). The modules
+are those that the work imported, and what these import in turn; type-checking imports do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nanochat.store import sha256_of
+
+PACKAGE = "nanochat"
+
+
+def source_of(module: str) -> Path | None:
+    """The file of one of our modules; None for a name that is none."""
+    path = Path(__file__).parent.joinpath(*module.split(".")[1:])
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return source if module.split(".")[0] == PACKAGE and source.exists() else None
+
+
+def closure(modules: Iterable[str]) -> set[str]:
+    """These modules and all of ours that they import, directly or not."""
+    found: set[str] = set()
+    todo = list(modules)
+    while todo:
+        module = todo.pop()
+        source = source_of(module)
+        if source is not None and module not in found:
+            found.add(module)
+            todo += _imported(ast.parse(source.read_text()).body)
+    return found
+
+
+def _imported(body: Iterable[ast.stmt]) -> Iterator[str]:
+    """Modules that the statements import where they are executed, functions included."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from _imported(child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt))
+
+
+def digests(modules: Iterable[str]) -> dict[str, str]:
+    """sha256 of each module's source."""
+    return {module: sha256_of(source) for module in sorted(modules) if (source := source_of(module)) is not None}
+
+
+def changed(recorded: Mapping[str, str]) -> list[str]:
+    """The recorded modules whose source is another one now."""
+    return [module for module, sha in recorded.items() if (now := source_of(module)) and sha256_of(now) != sha]
+
+
+def checkout_facts(root: Path) -> dict[str, Any]:
+    """Commit and dirty state of the checkout, and the digest of the lock file, where there are such."""
+    facts: dict[str, Any] = {}
+    if (root / ".git").exists() and shutil.which("git"):
+        facts |= {"git_commit": _git(root, "rev-parse", "HEAD"), "git_dirty": bool(_git(root, "status", "--porcelain"))}
+    lock = root / "requirements.lock"
+    return {**facts, "lock": sha256_of(lock)} if lock.exists() else facts
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False).stdout.strip()

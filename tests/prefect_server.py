@@ -1,0 +1,122 @@
+"""One real Prefect server for the whole test session, on a free loopback port with a home of its own.
+
+`prefect_server` is the fixture (conftest.py makes it known, so that all files share one server): this process's
+settings point to it, too, and `PrefectServer.environment` is what other processes need. `deployed` is the same server
+after the commands of deployments/README.md. Prefect is imported only where it is used. It does not test anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flows.server import QUIET, free_port
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun, State
+
+ROOT = Path(__file__).parents[1]
+START_SECONDS = 90.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefectServer:
+    """A running server."""
+
+    url: str
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**QUIET, "PREFECT_API_URL": self.url, "PREFECT_HOME": str(self.home), "OMP_NUM_THREADS": "1"}
+
+    def command(self, *words: str) -> str:
+        """What a command of the `prefect` command line prints, run in the checkout."""
+        environment = {**os.environ, **self.environment}
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+    def client(self) -> SyncPrefectClient:
+        from prefect.client.orchestration import get_client
+
+        return get_client(sync_client=True)
+
+    def run(self, run_id: Any) -> FlowRun:
+        with self.client() as client:
+            return client.read_flow_run(run_id)
+
+    def runs_tagged(self, tag: str) -> list[FlowRun]:
+        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+
+        with self.client() as client:
+            return client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])))
+
+    def tasks(self, run_id: Any) -> dict[str, State]:
+        """Task run name -> state, of one flow run; task runs reach the server through events, a little late."""
+        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+        only = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        with self.client() as client:
+            return {task.name: task.state for task in client.read_task_runs(flow_run_filter=only)}
+
+    def cancel(self, run_id: Any) -> None:
+        from prefect.states import Cancelling
+
+        with self.client() as client:
+            client.set_flow_run_state(run_id, Cancelling())
+
+
+def eventually(true: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """Waits until `true()` is; what it returned then."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.2)
+    return found
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory) -> Iterator[PrefectServer]:
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    home = tmp_path_factory.mktemp("prefect")
+    port = free_port(0)
+    server = PrefectServer(f"http://127.0.0.1:{port}/api", home)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env={**os.environ, **server.environment}, stdout=log, stderr=log)
+    try:
+        eventually(lambda: _answers(server.url) or process.poll() is not None, START_SECONDS)
+        assert process.poll() is None, (home / "server.log").read_text()[-3000:]
+        with temporary_settings({PREFECT_API_URL: server.url, PREFECT_HOME: home}):
+            yield server
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def deployed(prefect_server: PrefectServer) -> PrefectServer:
+    text = (ROOT / "deployments" / "README.md").read_text()
+    block = text.split("## Once per server")[1].split("```")[1]
+    for line in block.strip().splitlines():
+        prefect_server.command(*line.removeprefix("prefect ").replace("--no-prompt ", "").split())
+    return prefect_server

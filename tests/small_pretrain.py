@@ -1,0 +1,70 @@
+"""A very small pretraining, in this process (`pretrained`) or as one of its own: `python small_pretrain.py ROOT NAME KNOBS`.
+
+KNOBS is JSON. Exits as a stage does: 0 done, 75 saved and to be started again. Rows repeat three of sixteen tokens, so that
+there is something to learn in a few steps. It tests nothing by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from nanochat.metrics import Metrics
+from nanochat.pipeline import Pretrain
+from nanochat.pretrain import pretrain
+from nanochat.stage import RESUME_EXIT_CODE, Interrupted, Place
+
+VOCAB_SIZE, SEQUENCE_LEN = 300, 16
+SMALL = {
+    "depth": 1,
+    "aspect_ratio": 32,
+    "head_dim": 16,
+    "total_batch_size": 8 * SEQUENCE_LEN,
+    "num_steps": 12,
+    "device_batch_size": 4,
+    "device": "cpu",
+    "compile": False,
+    "log_every": 1,
+    "checkpoint_every": 3,
+    "eval_every": 4,
+}
+
+
+def place(root: Path, name: str, num_rows: int = 200) -> Place:
+    """A place for the run `name`, with a corpus of `num_rows` packed rows under `root` that all runs share."""
+    parts = tuple(_shard(root / "tokenize" / f"part{index}", count) for index, count in enumerate((24, num_rows)))
+    index = {"sequence_len": SEQUENCE_LEN, "vocab_size": VOCAB_SIZE, "dtype": "uint16"}
+    (root / "tokenize" / "index.json").write_text(json.dumps(index))
+    np.save(root / "tokenize" / "token_bytes.npy", np.ones(VOCAB_SIZE, np.int32))
+    (root / "tokenizer").mkdir(exist_ok=True)
+    (root / "tokenizer" / "tokenizer.json").write_text("{}")
+    for folder in ("out", "work"):
+        (root / name / folder).mkdir(parents=True, exist_ok=True)
+    metrics = Metrics(root / name / "metrics.jsonl" if os.environ.get("RANK", "0") == "0" else None)
+    inputs = {"tokenizer": root / "tokenizer", "tokenize": root / "tokenize"}
+    return Place(inputs, {"tokenize": parts}, root / name / "out", root / name / "work", metrics)
+
+
+def _shard(directory: Path, count: int) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(count)
+    rhymes = np.tile(draw.integers(0, 16, (count, 3)), (1, SEQUENCE_LEN))[:, : SEQUENCE_LEN + 1]
+    rhymes.astype("<u2").tofile(directory / "rows.bin")
+    (directory / "stats.json").write_text(json.dumps({"rows": count, "bytes": count * SEQUENCE_LEN}))
+    return directory
+
+
+def pretrained(root: Path, name: str, **knobs: object) -> dict[str, float]:
+    """Runs it in this process and returns its numbers."""
+    return pretrain(Pretrain(**SMALL | knobs), place(root, name))
+
+
+if __name__ == "__main__":
+    try:
+        pretrained(Path(sys.argv[1]), sys.argv[2], **json.loads(sys.argv[3]))
+    except Interrupted:
+        sys.exit(RESUME_EXIT_CODE)

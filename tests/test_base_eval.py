@@ -1,0 +1,144 @@
+"""Scores of the base model: the same whatever the batch, and what is not at hand is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nanochat import scores
+from nanochat.base_eval import base_eval
+from nanochat.checkpoint import save_model
+from nanochat.core import META
+from nanochat.metrics import FILE, Metrics, read
+from nanochat.model import GPT, GPTConfig
+from nanochat.pipeline import BaseEval
+from nanochat.scores import TaskScore
+from nanochat.stage import Place
+from nanochat.tokenizer import Tokenizer
+
+BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
+CONTEXT = 64
+STAGE = BaseEval(eval_rows=5, device="cpu", dtype="float32", device_batch_size=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors this small are slower on many threads than on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def save_base_model(folder: Path) -> Path:
+    model = GPT(GPTConfig(CONTEXT, BYTES.vocab_size, 1, 2, 1, 32))
+    model.init_weights(seed=3)
+    with torch.no_grad():
+        model.lm_head.weight.copy_(torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(1)))
+    save_model(model, folder, stage="pretrain")
+    BYTES.save(folder / "tokenizer.json")
+    np.save(folder / "token_bytes.npy", BYTES.token_bytes())
+    return folder
+
+
+def save_rows(folder: Path, count: int) -> tuple[Path, Path]:
+    whole, part = folder / "tokenize", folder / "part"
+    whole.mkdir()
+    part.mkdir()
+    text = BYTES.encode("The quick brown fox jumps over the lazy dog. " * 100)
+    rows = [[BYTES.bos, *text[7 * i : 7 * i + CONTEXT]] for i in range(count)]
+    np.array(rows, dtype="<u2").tofile(part / "rows.bin")
+    (part / "stats.json").write_text(json.dumps({"rows": count, "bytes": count * CONTEXT}))
+    (whole / "index.json").write_text(json.dumps({"sequence_len": CONTEXT, "vocab_size": BYTES.vocab_size}))
+    return whole, part
+
+
+def save_bundle(folder: Path) -> Path:
+    folder.mkdir()
+    lines = [{"query": f"{n} and {n} make", "choices": [str(2 * n), str(n), "a"], "gold": 0} for n in range(8)]
+    (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    lines = [{"context": "a b c d e", "continuation": "f"}] * 3
+    (folder / "letters.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    common = {"num_fewshot": [1], "continuation_delimiter": " ", "random_baseline": 33.0}
+    meta = [
+        {"label": "sums", "file": "sums.jsonl", "icl_task_type": "multiple_choice", **common},
+        {"label": "letters", "file": "letters.jsonl", "icl_task_type": "language_modeling", **common},
+    ]
+    (folder / META).write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path):
+    whole, part = save_rows(tmp_path, 7)
+    inputs = {"pretrain": save_base_model(tmp_path / "model"), "tokenize": whole}
+    (tmp_path / "out").mkdir()
+    return Place(inputs, {"tokenize": (part,)}, tmp_path / "out", tmp_path / "work", Metrics(tmp_path / FILE))
+
+
+def test_without_core_tasks_there_are_bits_per_byte_and_samples(place):
+    numbers = base_eval(STAGE, place)
+    assert set(numbers) == {"bits_per_byte"}
+    score = scores.read(place.out)
+    assert score["metrics"] == numbers
+    assert score["tasks"] == {}
+    samples = (place.out / "samples.md").read_text()
+    assert "**The capital of France is**" in samples
+    assert "The quick brown fox" in samples  # the held-out text
+
+
+def test_the_numbers_and_the_digest_do_not_depend_on_the_batch(place, tmp_path):
+    stage = STAGE.replaced(core="all", core_data=str(save_bundle(tmp_path / "bundle")), core_max_per_task=6)
+    first = base_eval(stage, place)
+    one = scores.read(place.out)
+    assert first["core_tasks"] == 2
+    assert one["tasks"]["sums"]["n"] == 6
+    assert one["tasks"]["letters"]["n"] == 3
+    assert first["core"] == scores.mean_centered(
+        TaskScore(t["correct"], t["n"], t["baseline"]) for t in one["tasks"].values()
+    )
+    assert one["note"] == "CORE over 2 of 22 tasks, at most 6 examples each"
+    again = base_eval(stage.replaced(device_batch_size=16), place)
+    assert again == pytest.approx(first, rel=1e-6)
+    assert scores.comparable(one, scores.read(place.out))
+    base_eval(stage.replaced(eval_rows=4), place)
+    assert not scores.comparable(one, scores.read(place.out))
+    assert list(read(place.metrics.path))[-1]["done"] == 9
+
+
+def test_bits_per_byte_are_of_the_named_number_of_rows(place):
+    all_rows = base_eval(STAGE.replaced(eval_rows=1000), place)
+    assert base_eval(STAGE.replaced(eval_rows=7), place) == all_rows
+    assert base_eval(STAGE.replaced(eval_rows=1), place) != all_rows
+
+
+def test_core_tasks_that_are_not_at_hand_are_refused_before_the_model_is_read(place, tmp_path):
+    nowhere = dataclasses.replace(place, inputs={})
+    with pytest.raises(ValueError, match=r"base_eval\.core = 'all': set base_eval.core_data"):
+        base_eval(STAGE.replaced(core="all"), nowhere)
+    bundle = save_bundle(tmp_path / "bundle")
+    with pytest.raises(ValueError, match="unknown CORE task 'hellaswag'"):
+        base_eval(STAGE.replaced(core="sums, hellaswag", core_data=str(bundle)), nowhere)
+
+
+def test_centering_puts_chance_at_zero_and_all_correct_at_one():
+    assert TaskScore(5, 20, 0.25).centered == 0
+    assert TaskScore(20, 20, 0.25).centered == 1
+    assert TaskScore(0, 20, 0.5).centered == -1
+    assert scores.mean_centered([TaskScore(20, 20, 0.25), TaskScore(1, 4, 0.25)]) == 0.5
+
+
+def test_a_digest_of_texts_feels_moved_borders():
+    assert scores.text_digest(["ab", "c"]) != scores.text_digest(["a", "bc"])
+    assert scores.text_digest(["ab", "c"]) == scores.text_digest(iter(["ab", "c"]))
+
+
+def test_scores_that_are_none_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="is not the artifact of an evaluation"):
+        scores.read(tmp_path)
+    (tmp_path / scores.FILE).write_text('{"metrics": {}}')
+    with pytest.raises(ValueError, match="has no digest, tasks: evaluate again"):
+        scores.read(tmp_path)

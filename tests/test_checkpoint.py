@@ -1,0 +1,189 @@
+"""Checkpoints: complete or invisible, whenever the writer dies; models: every weight or a clear refusal."""
+
+import json
+import logging
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from nanochat import checkpoint
+from nanochat.checkpoint import load_model, newest, prune, save, save_model
+from nanochat.model import GPT, GPTConfig
+
+CONFIG = GPTConfig.modern(2, vocab_size=300, sequence_len=16, width=32, head_dim=8)
+
+
+def tensors(value: float) -> dict[str, Tensor]:
+    return {"a": torch.full((5, 3), value), "b": torch.arange(4) + int(value)}
+
+
+def write(root: Path, *steps: int) -> None:
+    for step in steps:
+        save(root, step, tensors(step), tensors(step + 0.5), {"seconds": step})
+
+
+def steps_in(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    write(tmp_path, 7)
+    found = newest(tmp_path)
+    assert (found.step, found.state()) == (7, {"step": 7, "seconds": 7})
+    for name, tensor in tensors(7).items():
+        assert torch.equal(found.weights()[name], tensor)
+    assert torch.equal(found.optimizer()["a"], torch.full((5, 3), 7.5))
+    assert steps_in(tmp_path) == ["step-000007"]
+
+
+def test_the_newest_is_the_highest_step(tmp_path: Path) -> None:
+    assert newest(tmp_path / "never") is None
+    write(tmp_path, 2, 999999, 1000000, 10)
+    assert newest(tmp_path).step == 1000000
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.mark.parametrize("operation", ["fsync", "rename"])
+def test_a_writer_that_dies_at_any_moment_leaves_the_checkpoint_before(
+    operation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 1)
+    for survived in range(20):
+        left, real = [survived], getattr(os, operation)
+
+        def dying(*args: object, left: list[int] = left, real: object = real) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return real(*args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, operation, dying)
+            try:
+                write(tmp_path, 2)
+                break
+            except Killed:
+                assert newest(tmp_path).step in (1, 2)
+        if newest(tmp_path).step == 2:  # died after the rename: durable or not, it is whole
+            break
+    assert survived >= 1
+    if newest(tmp_path).step == 1:
+        write(tmp_path, 2)
+    assert torch.equal(newest(tmp_path).weights()["a"], tensors(2)["a"])
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda d: cut(d / "model.safetensors"), "model.safetensors has .* bytes instead of"),
+        (lambda d: flip(d / "optimizer.safetensors"), "optimizer.safetensors has another digest"),
+        (lambda d: (d / "state.json").unlink(), "state.json is missing"),
+        (lambda d: cut(d / "manifest.json"), "manifest.json is no manifest"),
+        (lambda d: (d / "manifest.json").write_text("{}"), "manifest.json is no manifest"),
+    ],
+)
+def test_a_damaged_one_is_passed_over_and_named(
+    spoil: object, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, 1, 2)
+    spoil(tmp_path / "step-000002")
+    with caplog.at_level(logging.WARNING):
+        assert newest(tmp_path).step == 1
+    assert "step-000002 is damaged" in caplog.text
+    assert re.search(said, caplog.text)
+
+
+def test_one_without_a_manifest_is_invisible_and_its_step_can_be_made_again(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2)
+    (tmp_path / "step-000002" / "manifest.json").unlink()
+    assert newest(tmp_path).step == 1
+    write(tmp_path, 2)
+    assert newest(tmp_path).step == 2
+    write(tmp_path, 3)
+    assert steps_in(tmp_path) == ["step-000001", "step-000002", "step-000003"]
+
+
+def test_a_whole_one_is_never_written_over(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    before = (tmp_path / "step-000003" / "manifest.json").read_bytes()
+    with pytest.raises(FileExistsError, match="step-000003 is there already"):
+        write(tmp_path, 3)
+    assert (tmp_path / "step-000003" / "manifest.json").read_bytes() == before
+
+
+def test_pruning_keeps_the_newest_and_leftovers_go_with_the_next_save(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3)
+    prune(tmp_path, keep_last=2)
+    assert steps_in(tmp_path) == ["step-000002", "step-000003"]
+    (tmp_path / ".saving-step-000004").mkdir()
+    (tmp_path / ".pruned-step-000001").mkdir()
+    (tmp_path / ".pruned-step-000001" / "manifest.json").write_text("{}")
+    assert newest(tmp_path).step == 3
+    write(tmp_path, 4)
+    assert steps_in(tmp_path) == ["step-000002", "step-000003", "step-000004"]
+    with pytest.raises(AssertionError, match="keep_last = 0"):
+        prune(tmp_path, keep_last=0)
+
+
+def model(seed: int = 1) -> GPT:
+    made = GPT(CONFIG)
+    made.init_weights(seed)
+    return made
+
+
+def test_a_model_comes_back_to_the_bit_with_what_was_said_of_it(tmp_path: Path) -> None:
+    original = model()
+    save_model(original, tmp_path, stage="pretrain", step=3)
+    loaded, facts = load_model(tmp_path)
+    assert (facts["stage"], facts["step"], loaded.config) == ("pretrain", 3, CONFIG)
+    for name, weight in original.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight)
+    tokens = torch.arange(16)[None]
+    assert torch.equal(loaded(tokens), original(tokens))
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def rewrite(directory: Path, **changes: object) -> None:
+    path = directory / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda d: (d / "model.json").unlink(), "there is no model.json"),
+        (lambda d: (d / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda d: cut(d / "model.safetensors"), "cannot be read"),
+        (lambda d: rewrite(d, architecture_version=99), "architecture version 99"),
+        (lambda d: rewrite(d, n_layer=3), "does not fit its model.json"),
+        (lambda d: rewrite(d, vocab_size=301), r"the config says \(301, 32\), the file holds \(300, 32\)"),
+        (lambda d: rewrite(d, backout=False), "backout_lambda: the config says None"),
+    ],
+)
+def test_a_model_that_is_not_whole_is_refused(spoil: object, said: str, tmp_path: Path) -> None:
+    save_model(model(), tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        load_model(tmp_path)
+
+
+def test_a_file_that_is_no_checkpoint_has_tensors_named_missing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="optimizer.safetensors is missing"):
+        checkpoint.Checkpoint(tmp_path, 1).optimizer()
