@@ -69,6 +69,8 @@ def apply(stages: Iterable[Stage], settings: Iterable[str]) -> list[Stage]:
 
 
 TINY_TASKS = "identity, chitchat, arithmetic, spelling, counting"
+TINY_MIDTRAIN = "spelling:9000, counting:7000, arithmetic:4000, identity:3200, chitchat:1600"
+TINY_SFT = "spelling:4000, counting:3500, arithmetic:3000, identity:2000, chitchat:1200"
 
 
 @recipe
@@ -83,9 +85,9 @@ def tiny() -> list[Stage]:
         TaskData(),
         Pretrain(depth=4, head_dim=64, num_steps=520, eval_every=130, **steps),
         BaseEval(eval_rows=512),
-        Midtrain(mixture="identity:1, chitchat:1, arithmetic:1, spelling:1, counting:1", num_steps=220, **steps),
+        Midtrain(mixture=TINY_MIDTRAIN, num_steps=220, **steps),
         ChatEvalMid(**asked),
-        Sft(mixture="identity:1, chitchat:1, arithmetic:1, spelling:1, counting:1", num_steps=120, **steps),
+        Sft(mixture=TINY_SFT, num_steps=120, **steps),
         ChatEvalSft(**asked),
         Rl(task="arithmetic", num_steps=40, samples_per_prompt=8, max_new_tokens=48, lr_frac=0.02, log_every=1, checkpoint_every=10),
         ChatEvalRl(**asked),

@@ -13,7 +13,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from broken_server import broken_server
+from tests.broken_server import broken_server
 
 from nanochat.corpus import PYTHON_DOCS_SHARDS
 from nanochat.download import download, gather, write_texts

@@ -6,7 +6,7 @@ import hashlib
 import time
 
 import pytest
-from broken_server import BODY, broken_server
+from tests.broken_server import BODY, broken_server
 
 from nanochat.fetch import LONGEST_WAIT, fetch
 

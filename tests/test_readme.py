@@ -1,0 +1,73 @@
+"""The README is true: every command in it is executed by a test or by CI."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from nanochat import __main__ as library
+from nanochat import recipes
+from tests import toy_corpus
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    for line in block.splitlines()
+    if line.split("#")[0].strip()
+]
+# Where a command is executed as it stands, if not here: (how it begins, the file that runs it).
+ELSEWHERE = {
+    "make demo": ".ci/run",
+    "make test": ".ci/run",
+    ".venv/bin/nanochat ui": "tests/test_ui.py",
+    "prefect work-pool create": "tests/test_deployments.py",
+    "prefect work-pool set-concurrency-limit": "tests/test_deployments.py",
+    "prefect deploy --all": "tests/test_deployments.py",
+    "prefect worker start": "tests/test_remote.py",
+    "nanochat run tiny --only longest": "tests/test_promises.py",
+    "nanochat run": "tests/test_flow.py",
+    "nanochat chat": "tests/test_chat.py",
+    "python -m nanochat run": "tests/test_promises.py",
+}
+HERE = ("nanochat plan", "nanochat knobs", "nanochat explain", "nanochat ls")
+
+
+def test_every_command_is_executed_somewhere():
+    for command in COMMANDS:
+        if command.startswith(HERE):
+            continue
+        places = [ROOT / path for begin, path in ELSEWHERE.items() if command.startswith(begin)]
+        assert places, f"nothing executes `{command}`"
+        words = [word for word in shlex.split(command) if word.isalpha() and word not in ("tiny", "run")]
+        text = places[0].read_text()
+        assert all(word in text for word in words if word not in ("nanochat", "python", "m", "longest")), command
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith(HERE)])
+def test_commands_that_only_look_run_as_they_stand(command, tmp_path, capsys):
+    assert cli.main([*shlex.split(command)[1:], *([] if " knobs" in command else ["--home", str(tmp_path)])]) == 0
+    assert capsys.readouterr().out or command.endswith("ls")
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("nanochat run", "python -m nanochat run"))])
+def test_the_arguments_of_every_run_are_accepted(command, tmp_path):
+    """The run itself is test_flow's; here its words are parsed and planned exactly as they stand."""
+    words = shlex.split(command.replace("--only longest", ""))
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    made = library.add_run(parser.add_subparsers())
+    made.add_argument("--demo", action="store_true")
+    args = parser.parse_args([*words[words.index("run") :], "--home", str(tmp_path)])
+    steps = library.planned(args)
+    assert library.forced(args, steps) <= {step.name for step in steps}
+
+
+def test_every_recipe_is_in_the_readme_and_the_toy_settings_fit_micro(tmp_path):
+    for name in recipes.RECIPES:
+        assert f"`{name}`" in README
+    assert recipes.apply(recipes.stages_of("micro"), toy_corpus.make(tmp_path))
