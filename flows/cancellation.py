@@ -5,6 +5,7 @@ Promises: `stopping` is set within seconds of the request; a server that is away
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,10 @@ def listening(stopping: threading.Event) -> Iterator[None]:
     """Looks at the state of the present flow run until the block ends."""
     over = threading.Event()
     run_id = flow_run.get_id()
-    arguments = (UUID(run_id), stopping, over) if run_id else ()
-    thread = threading.Thread(target=_listen, args=arguments, name="cancellation", daemon=True)
     if run_id:
-        thread.start()
+        context = contextvars.copy_context()  # Prefect's settings: which server
+        arguments = (_listen, UUID(run_id), stopping, over)
+        threading.Thread(target=context.run, args=arguments, name="cancellation", daemon=True).start()
     try:
         yield
     finally:

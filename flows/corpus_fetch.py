@@ -6,7 +6,6 @@ The shard is put into the stage's work directory as `source.parquet`, where the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,5 +31,3 @@ def fetch(job: Job, work: Path) -> None:
     if not target.exists():
         where = urlsplit(source.url_of_part(job.part.index))
         stores.download_object(where.netloc, where.path.lstrip("/"), target)
-
-

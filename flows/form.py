@@ -54,19 +54,27 @@ Knobs = create_model(
 Knobs.__doc__ = "What to change of the recipe; empty boxes keep its values."
 
 
-def settings_of(knobs: BaseModel) -> list[str]:
-    """What was filled in, as `STAGE.KNOB=VALUE`."""
-    filled = knobs.model_dump(exclude_none=True, by_alias=True)
-    return [f"{stage}.{name}={value}" for stage, values in filled.items() for name, value in values.items()]
+Filled = dict[str, dict[str, Any]]  # stage -> knob -> value
 
 
-def changed(recipe: str, stages: Iterable[Stage]) -> BaseModel:
-    """The form as one would fill it in to get these stages from the recipe, on any machine: the opposite of the above."""
+def filled_in(knobs: BaseModel | Filled) -> Filled:
+    """What was filled in. ValueError for what the form does not have (a call from Python may hand over anything)."""
+    model = knobs if isinstance(knobs, Knobs) else Knobs.model_validate(knobs)
+    return model.model_dump(exclude_none=True, exclude_defaults=True, by_alias=True)
+
+
+def changed(recipe: str, stages: Iterable[Stage]) -> Filled:
+    """How one would fill in the form to get these stages from the recipe, on any machine."""
     plain = {stage.name: stage for stage in stages_of(recipe)}
-    filled: dict[str, dict[str, Any]] = {}
+    filled: Filled = {}
     for stage in stages:
         for name in stage.knobs():
             value = getattr(stage, name)
             if value != getattr(plain[stage.name], name):
                 filled.setdefault(stage.name, {})[name] = str(value).lower() if type(value) is bool else value
-    return Knobs.model_validate(filled)
+    return filled
+
+
+def settings_of(filled: Filled) -> list[str]:
+    """The same as the command line has it: `STAGE.KNOB=VALUE`."""
+    return [f"{stage}.{name}={value}" for stage, values in filled.items() for name, value in values.items()]

@@ -23,7 +23,7 @@ from pydantic import Field
 from flows import remote
 from flows import settings as surroundings
 from flows.cancellation import listening
-from flows.form import Knobs, RecipeName, StageName, settings_of
+from flows.form import Knobs, RecipeName, StageName, filled_in, settings_of
 from flows.run import PipelineRun
 from nanochat.launch import StageFailed, Stopped
 from nanochat.plan import Step, plan
@@ -33,7 +33,7 @@ from nanochat.runner import Job, find, jobs
 
 RUN: contextvars.ContextVar[PipelineRun] = contextvars.ContextVar("nanochat_run")
 Futures = dict[str, PrefectConcurrentFuture[Any]]
-PART_RETRIES, PART_DELAYS = 2, [5, 30]  # seconds
+PART_RETRIES, PART_DELAYS = 2, [2, 10]  # seconds; a cancelled run waits for them
 GRACE_SECONDS = 25.0  # for a stage to save what it has: a Prefect worker kills 30 s after it asked
 PREAMBLE = "Task run encountered an exception "  # of Prefect, before the cause
 STOPPED = "stopped on request; the next run goes on where this one stopped"
@@ -81,9 +81,8 @@ def pipeline(
         store: where artifacts lie, file:// or s3://; empty means what the environment says.
         gpu_deployment: deployment that makes the GPU stages (stage/gpu); empty means here, in this process's company.
     """
-    filled = settings_of(knobs if isinstance(knobs, Knobs) else Knobs.model_validate(knobs))
-    settings = filled if seed is None else [f"seed={seed}", *filled]
     try:
+        settings = [*([] if seed is None else [f"seed={seed}"]), *settings_of(filled_in(knobs))]
         steps = plan(apply(stages_of(recipe), settings), only)
         run = PipelineRun(recipe, steps, surroundings.read(store=store), frozenset(force), gpu_deployment)
         preflight(steps, run.store)
@@ -174,7 +173,8 @@ def _submit(step: Step, run: PipelineRun, futures: Futures) -> None:
     parts, whole = jobs(step)
     before = [futures[name] for name in step.inputs if name in futures]
     if parts and run.is_missing(step):
-        each = make.with_options(retries=PART_RETRIES, retry_delay_seconds=PART_DELAYS, retry_condition_fn=_worth_retrying)
+        again = {"retries": PART_RETRIES, "retry_delay_seconds": PART_DELAYS, "retry_condition_fn": _worth_retrying}
+        each = make.with_options(**again)
         made = [_named(each, f"{step.name} part", job).submit(job.address, wait_for=before) for job in parts]
         futures |= {job.address: future for job, future in zip(parts, made, strict=True)}
         before = made

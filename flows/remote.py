@@ -69,7 +69,8 @@ def _follow(client: SyncPrefectClient, child: FlowRun, run: PipelineRun, job: Jo
             raise Stopped("the run was cancelled")
         relay.pass_on()
         if watch.display:
-            watch.display.progressed(job.address, None, f"on {run.gpu_deployment}: {state.name if state else 'unknown'}")
+            name = state.name if state else "unknown"
+            watch.display.progressed(job.address, None, f"on {run.gpu_deployment}: {name}")
         time.sleep(POLL_SECONDS)
     relay.pass_on()
     return state

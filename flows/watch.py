@@ -56,7 +56,9 @@ def artifact_key(name: str) -> str:
 class FlowWatch(Watch):
     """Stands between one stage's process and Prefect, MLflow and the terminal."""
 
-    def __init__(self, stopping: threading.Event, begin: Callable[[Job], StageRun | None], display: Display | None) -> None:
+    def __init__(
+        self, stopping: threading.Event, begin: Callable[[Job], StageRun | None], display: Display | None
+    ) -> None:
         self.stopping, self.begin, self.display = stopping, begin, display
         self.run: StageRun | None = None
         self.artifact: UUID | None = None
@@ -75,7 +77,8 @@ class FlowWatch(Watch):
 
     def waiting(self, job: Job, holder: Mapping[str, Any]) -> None:
         if self.display:
-            self.display.said(job.address, f"another run makes it (process {holder.get('pid')} on {holder.get('host')})")
+            where = f"process {holder.get('pid')} on {holder.get('host')}"
+            self.display.said(job.address, f"another run makes it: {where}")
 
     def rows(self, job: Job, rows: list[dict[str, Any]]) -> None:
         if self.run is not None:
@@ -88,8 +91,8 @@ class FlowWatch(Watch):
             get_run_logger().info("%s  %s", job.address, words(row))
         if self.artifact and now - self.last_artifact > ARTIFACT_SECONDS:
             self.last_artifact = now
-            progress = round(100 * (fraction(row) or 0.0), 1)
-            attempt(update_progress_artifact, self.artifact, progress=progress, description=f"{job.address}: {words(row)}")
+            progress, said = round(100 * (fraction(row) or 0.0), 1), f"{job.address}: {words(row)}"
+            attempt(update_progress_artifact, self.artifact, progress=progress, description=said)
 
     def finished(self, job: Job, outcome: Outcome) -> None:
         if self.artifact:

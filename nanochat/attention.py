@@ -36,6 +36,9 @@ def attention_at(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, window: int
     """Attention of q (B, T, H, D) at `positions` (B, T) over a cache k, v (B, S, K, D) with key j at position j."""
     age = positions[:, :, None] - torch.arange(k.size(1), device=q.device)  # (B, T, S)
     visible = age >= 0 if window is None else (age >= 0) & (age < window)
+    if q.device.type == "cpu" and q.size(1) == 1:  # in bf16 the fused kernel took twice as long for one query
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        return ungrouped(products(grouped(q, k.size(1)), k, v, visible[:, None, None]))
     return fused(q, k, v, visible[:, None])
 
 
@@ -66,19 +69,32 @@ def flex(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 def by_blocks(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, block: int = QUERY_BLOCK) -> Tensor:
     """Each block of queries as two batched products over the keys that it can see; T * (window + block) of work."""
-    (rows, length, n_head, dim), n_kv_head = q.shape, k.size(2)
-    group, window = n_head // n_kv_head, length if window is None else window
-    q = q.view(rows, length, n_kv_head, group, dim).permute(0, 2, 3, 1, 4)  # (B, K, G, T, D)
-    q = q.reshape(rows * n_kv_head, group, length, dim)
-    k, v = (x.transpose(1, 2).reshape(rows * n_kv_head, length, dim) for x in (k, v))  # (B K, T, D)
+    length, window = q.size(1), q.size(1) if window is None else window
+    q, k, v = grouped(q, k.size(2)), k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
     blocks = []
     for start in range(0, length, block):
         stop, low = min(start + block, length), max(0, start - window + 1)
-        scores = torch.bmm(q[:, :, start:stop].reshape(len(q), -1, dim), k[:, low:stop].mT)  # (B K, G t, s)
-        scores = scores.view(len(q), group, stop - start, stop - low).float() * dim**-0.5
         age = torch.arange(start, stop, device=q.device)[:, None] - torch.arange(low, stop, device=q.device)  # (t, s)
-        scores = scores.masked_fill((age < 0) | (age >= window), float("-inf"))
-        weights = scores.softmax(-1).to(v.dtype).flatten(1, 2)
-        blocks.append(torch.bmm(weights, v[:, low:stop]).view(len(q), group, stop - start, dim))
-    y = torch.cat(blocks, dim=2).view(rows, n_kv_head, group, length, dim)
-    return y.permute(0, 3, 1, 2, 4).reshape(rows, length, n_head, dim)
+        visible = (age >= 0) & (age < window)
+        blocks.append(products(q[:, :, :, start:stop], k[:, :, low:stop], v[:, :, low:stop], visible))
+    return ungrouped(torch.cat(blocks, dim=3))
+
+
+def products(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+    """Attention of q (B, K, G, T, D) over k and v (B, K, S, D) as two batched products; `visible` ends in (T, S)."""
+    *heads, length, dim = q.shape
+    pairs = len(k.flatten(0, 1))  # B K
+    scores = torch.bmm(q.reshape(pairs, -1, dim), k.flatten(0, 1).mT).view(*heads, length, k.size(2))
+    scores = (scores.float() * dim**-0.5).masked_fill(~visible, float("-inf"))
+    weights = scores.softmax(-1).to(v.dtype)
+    return torch.bmm(weights.view(pairs, -1, k.size(2)), v.flatten(0, 1)).view(*heads, length, dim)
+
+
+def grouped(q: Tensor, n_kv_head: int) -> Tensor:
+    """(B, T, H, D) as (B, K, G, T, D): the queries beside the key that they share."""
+    return q.unflatten(2, (n_kv_head, -1)).permute(0, 2, 3, 1, 4)
+
+
+def ungrouped(y: Tensor) -> Tensor:
+    """The inverse of `grouped`."""
+    return y.permute(0, 3, 1, 2, 4).flatten(2, 3)

@@ -2,7 +2,7 @@
 
 Promises: the numbers are those of the same rows and questions whatever the batch; scores.json says how many CORE tasks
 the figure stands for (22 is the whole of it); a named task that is not at hand is refused before the model is loaded.
-Not here: CORE's rules (nanochat/core.py), bits per byte (nanochat/bits_per_byte.py).
+Not here: CORE's rules (nanochat/core.py, nanochat/core_questions.py), bits per byte (nanochat/bits_per_byte.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nanochat import core, scores
+from nanochat import scores
 from nanochat.bits_per_byte import bits_per_byte
 from nanochat.checkpoint import load_model
+from nanochat.core import ask_task
+from nanochat.core_questions import NUM_TASKS, CoreTask, load_examples, load_tasks
 from nanochat.distributed import start
 from nanochat.engine import Engine
 from nanochat.model import GPT
@@ -45,7 +47,7 @@ def base_eval(stage: BaseEval, place: Place) -> dict[str, float]:
     Raises:
         ValueError: a CORE task is not in the bundle, or the bundle is not there.
     """
-    tasks = _core_tasks(stage)
+    tasks = [(t, load_examples(t, stage.core_max_per_task)) for t in load_tasks(stage.core_data, stage.core)]
     model, tokenizer = load(place["pretrain"], stage)
     rows = Rows.validation(place)
     used = rows[: stage.eval_rows]  # (N, T + 1)
@@ -58,7 +60,7 @@ def base_eval(stage: BaseEval, place: Place) -> dict[str, float]:
         metrics |= {"core": scores.mean_centered(results.values()), "core_tasks": float(len(results))}
         asked["core"] = digests
     (place.out / "samples.md").write_text(_samples(model, tokenizer, used[0].tolist()))
-    note = f"CORE over {len(results)} of {core.NUM_TASKS} tasks, at most {stage.core_max_per_task} examples each"
+    note = f"CORE over {len(results)} of {NUM_TASKS} tasks, at most {stage.core_max_per_task} examples each"
     return scores.write(place.out, metrics, results, asked, note=note if results else "no CORE tasks were asked")
 
 
@@ -70,32 +72,19 @@ def load(artifact: Path, stage: BaseEval | ChatEval) -> tuple[GPT, Tokenizer]:
     return model.eval(), Tokenizer.from_file(artifact / "tokenizer.json")
 
 
-def _core_tasks(stage: BaseEval) -> list[tuple[core.CoreTask, list[dict[str, Any]]]]:
-    """The named tasks with their examples; none where none is named."""
-    if not stage.core.strip():
-        return []
-    if not stage.core_data:
-        raise ValueError(f"base_eval.core = {stage.core!r}: set base_eval.core_data to the folder of the CORE bundle")
-    bundle = Path(stage.core_data)
-    return [
-        (task, core.load_examples(bundle, task, stage.core_max_per_task))
-        for task in core.load_tasks(bundle, stage.core)
-    ]
-
-
 def _core(
     stage: BaseEval,
     place: Place,
     model: GPT,
     tokenizer: Tokenizer,
-    tasks: list[tuple[core.CoreTask, list[dict[str, Any]]]],
+    tasks: list[tuple[CoreTask, list[dict[str, Any]]]],
 ) -> tuple[dict[str, TaskScore], dict[str, str]]:
     """Score and digest of the questions per CORE task."""
     results, digests = {}, {}
     limit = stage.core_max_per_task
     total, before = sum(min(limit, len(examples)) for _, examples in tasks), 0
     for task, examples in tasks:
-        results[task.label], digests[task.label] = core.ask_task(
+        results[task.label], digests[task.label] = ask_task(
             model,
             tokenizer,
             task,

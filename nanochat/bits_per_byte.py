@@ -1,8 +1,8 @@
 """Bits per byte: the loss on text in a unit that does not depend on the tokenizer.
 
-The nats of all tokens that stand for text, over ln 2 times the raw bytes that they stand for; special tokens have no bytes
-and count on neither side. Promises: a fixed number of rows, whatever the device batch or the number of ranks; sums in
-fp64, so that the order of rows does not show. Not here: which rows (nanochat/rows.py).
+The nats of all tokens that stand for text, over ln 2 times the raw bytes that they stand for; special tokens have no
+bytes and count on neither side. Promises: a fixed number of rows, whatever the device batch or the number of ranks;
+sums in fp64, so that the order of rows does not show. Not here: which rows (nanochat/rows.py).
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ def bits_per_byte(
 ) -> float:
     """Bits per byte of the first `max_rows` of `rows` (N, T + 1), in the model's `compute_dtype`, on its device.
 
-    `token_bytes` (V,) is the length of each token in bytes, 0 for special tokens. With a `world` each rank takes its share
-    and all get the same number.
+    `token_bytes` (V,) is the length of each token in bytes, 0 for special tokens. With a `world` each rank takes its
+    share and all get the same number.
 
     Raises:
         ValueError: there is no row, or no text in the rows.

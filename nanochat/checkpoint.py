@@ -1,9 +1,9 @@
 """Models and training checkpoints on disk: safetensors and JSON, nothing that could execute.
 
-A training checkpoint is a directory `step-000123` with the weights, the whole optimizer state, the position of the run and
-a manifest of sizes and digests. Promises: complete or invisible (written under another name, manifest last, synced to the
-disk, then renamed), whenever the process is killed; a damaged one is passed over for the one before it, and says so; an
-older one goes only when a newer one is durable; an existing step is never written over. Not here: when to save
+A training checkpoint is a directory `step-000123` with the weights, the whole optimizer state, the position of the run
+and a manifest of sizes and digests. Promises: complete or invisible (written under another name, manifest last, synced
+to the disk, then renamed), whenever the process is killed; a damaged one is passed over for the one before it, and says
+so; an older one goes only when a newer one is durable; an existing step is never written over. Not here: when to save
 (nanochat/train.py), and copies in the store.
 """
 

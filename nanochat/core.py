@@ -2,51 +2,27 @@
 
 Three kinds of questions: `multiple_choice` (one context, several endings: the ending with the lowest mean loss per
 token wins), `schema` (several contexts, one ending), `language_modeling` (every token of the ending must be the
-likeliest). Promises: the prompts, few-shot draws and scores of the reference implementation, so that figures can be
-compared; the answers do not depend on how questions are batched; what the options of a question share is read once.
-The bundle is a folder with core_meta.json and one JSON-lines file per task; nothing is fetched.
+likeliest). Promises: the scores of the reference implementation; the answers do not depend on how questions are
+batched; what the options of a question share is read once. Not here: the bundle and its prompts
+(nanochat/core_questions.py).
 """
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from nanochat.core_questions import CoreTask, prompts
 from nanochat.kv_cache import KVCache
 from nanochat.model import GPT
 from nanochat.scores import TaskScore, text_digest
-from nanochat.stage import unknown
 
 if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
-
-META = "core_meta.json"
-NUM_TASKS = 22  # of the whole of CORE
-SHUFFLE_SEED, FEWSHOT_SEED = 1337, 1234  # the reference's, so that a capped run asks the same questions
-KEYS = {
-    "multiple_choice": {"query", "choices", "gold"},
-    "schema": {"context_options", "continuation", "gold"},
-    "language_modeling": {"context", "continuation"},
-}
-
-
-@dataclass(frozen=True)
-class CoreTask:
-    """One line of core_meta.json. `baseline` is the accuracy of guessing, as a share."""
-
-    label: str
-    file: str
-    kind: str
-    shots: int
-    delimiter: str
-    baseline: float
 
 
 @dataclass(frozen=True)
@@ -61,83 +37,6 @@ class Question:
     def shared(self) -> int:
         """Tokens that all rows begin with and whose predictions are not needed: read once."""
         return min(_common(self.rows), *(start - 1 for start, _ in self.spans))
-
-
-def load_tasks(bundle: Path, wanted: str) -> list[CoreTask]:
-    """The tasks named in `wanted` (comma-separated labels, or `all`), in the order of the bundle.
-
-    Raises:
-        ValueError: there is no bundle, no such task in it, or a task of unknown kind.
-    """
-    path = bundle / META
-    if not path.is_file():
-        raise ValueError(
-            f"base_eval.core_data = {str(bundle)!r}: there is no {META}; give the folder of the CORE bundle"
-        )
-    tasks = {line["label"]: _task(line, path) for line in json.loads(path.read_text())}
-    if wanted.strip() == "all":
-        return list(tasks.values())
-    labels = [label.strip() for label in wanted.split(",") if label.strip()]
-    for label in labels:
-        if label not in tasks:
-            raise ValueError(f"base_eval.core: {unknown('CORE task', label, tasks)}")
-    return [task for label, task in tasks.items() if label in labels]
-
-
-def _task(line: dict[str, Any], path: Path) -> CoreTask:
-    shots = line["num_fewshot"]
-    kind, label = line["icl_task_type"], line["label"]
-    if kind not in KEYS:
-        raise ValueError(f"{path}, task {label!r}: {unknown('task type', kind, KEYS)}")
-    shots = shots[0] if isinstance(shots, list) else shots
-    return CoreTask(label, line["file"], kind, shots, line["continuation_delimiter"], line["random_baseline"] / 100)
-
-
-def load_examples(bundle: Path, task: CoreTask, limit: int) -> list[dict[str, Any]]:
-    """At most `limit` examples in shuffled order; as few as the shots need are kept where the limit is lower still.
-
-    Raises:
-        ValueError: the file is missing, a line is not what the kind of task needs, or there are too few for the shots.
-    """
-    path = bundle / task.file
-    if not path.is_file():
-        raise ValueError(
-            f"{path} is missing: base_eval.core asks for task {task.label!r}; complete the bundle or leave it out"
-        )
-    examples = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        examples.append(json.loads(line))
-        if missing := KEYS[task.kind] - set(examples[-1]):
-            raise ValueError(f"{path}, line {number}: no {', '.join(sorted(missing))}, which a {task.kind} task needs")
-    if len(examples) <= task.shots:
-        raise ValueError(
-            f"{path}: {len(examples)} examples are too few for {task.shots} shots; leave {task.label!r} out"
-        )
-    random.Random(SHUFFLE_SEED).shuffle(examples)
-    return examples[: max(limit, task.shots + 1)]
-
-
-def prompts(task: CoreTask, examples: Sequence[dict[str, Any]], index: int) -> list[str]:
-    """The texts to be read for example `index`: one per option; for language modeling without and with the ending."""
-    others = [i for i in range(len(examples)) if i != index]
-    drawn = random.Random(FEWSHOT_SEED + index).sample(others, task.shots) if task.shots else []
-    before = "".join(_solved(task, examples[i]) + "\n\n" for i in drawn)
-    example = examples[index]
-    if task.kind == "multiple_choice":
-        return [f"{before}{example['query']}{task.delimiter}{choice}" for choice in example["choices"]]
-    if task.kind == "schema":
-        return [f"{before}{context}{task.delimiter}{example['continuation']}" for context in example["context_options"]]
-    asked = f"{before}{example['context'].strip()}{task.delimiter}"
-    return [asked.strip(), asked + example["continuation"]]  # a space at the end would be a token of its own
-
-
-def _solved(task: CoreTask, example: dict[str, Any]) -> str:
-    """The example with its right ending, as a shot."""
-    if task.kind == "multiple_choice":
-        return f"{example['query']}{task.delimiter}{example['choices'][example['gold']]}"
-    if task.kind == "schema":
-        return f"{example['context_options'][example['gold']]}{task.delimiter}{example['continuation']}"
-    return f"{example['context'].strip()}{task.delimiter}{example['continuation']}"
 
 
 def question(kind: str, rows: Sequence[Sequence[int]], gold: int, sequence_len: int) -> Question:

@@ -167,7 +167,6 @@ class Engine:
             padded[row, : len(prompt)] = torch.tensor(prompt)
         padded = padded.to(device)
         cache = KVCache(model.config, len(prompts), padded.size(1) + room, device, model.compute_dtype)
-        cache.keys.zero_()  # what was never written is masked by adding -inf, which leaves a NaN that lay there a NaN
         logits = torch.empty(len(prompts), model.config.vocab_size, device=device)
         width = max(1, PREFILL_TOKENS // len(prompts))
         for at in range(0, padded.size(1), width):

@@ -10,13 +10,16 @@ Not here: sampling and scheduling of rows (nanochat/engine.py).
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.architecture import GPTConfig
 
+GROWTH = 64  # positions
+
 
 class KVCache:
-    """Room for `batch_size` rows of at most `max_len` positions.
+    """Room for `batch_size` rows of at most `max_len` positions; memory grows with what is used.
 
     `lengths` (B,) int64 stays on the CPU, so that neither reading it nor checking the room waits for the device.
     """
@@ -33,11 +36,10 @@ class KVCache:
             raise ValueError(f"KVCache of batch_size={batch_size}, max_len={max_len}: both must be at least 1")
         self.config, self.max_len = config, max_len
         self.lengths = torch.zeros(batch_size, dtype=torch.int64)  # (B,)
-        shape = (config.n_layer, batch_size, config.n_kv_head, max_len, config.head_dim)
+        shape = (config.n_layer, batch_size, config.n_kv_head, 0, config.head_dim)
+        # Zeros wherever nothing was written: a NaN would get through the mask.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, K, S, D)
-        self.values = torch.zeros(
-            shape, device=device, dtype=dtype
-        )  # zeros: a masked NaN would still be multiplied by 0
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
         # The smear feature mixes in the previous token's embedding: zero before the first token.
         self.last_embedding = torch.zeros(batch_size, config.n_embd, device=device, dtype=dtype)  # (B, C)
         self._forget()
@@ -74,13 +76,9 @@ class KVCache:
         picked = object.__new__(KVCache)
         picked.config, picked.max_len = self.config, self.max_len
         picked.lengths = self.lengths[rows]
-        device_rows, used = rows.to(self.keys.device), int(picked.lengths.max())
+        device_rows = rows.to(self.keys.device)
         picked.last_embedding = self.last_embedding[device_rows]
-        for name in ("keys", "values"):
-            source = getattr(self, name)
-            copy = source.new_zeros((source.size(0), len(rows), *source.shape[2:]))
-            copy[:, :, :, :used] = source[:, device_rows, :, :used]
-            setattr(picked, name, copy)
+        picked.keys, picked.values = self.keys[:, device_rows], self.values[:, device_rows]
         picked._forget()
         return picked
 
@@ -98,25 +96,31 @@ class KVCache:
         longest = int(self.lengths.max()) + num_tokens
         if longest > self.max_len:
             raise ValueError(f"the cache holds max_len={self.max_len} positions, {longest} are needed: make it longer")
-        self._written, self._longest = num_tokens, longest
+        self._written = num_tokens
+        self._grow(longest)
         return (self.lengths[:, None] + torch.arange(num_tokens)).to(self.keys.device)  # (B, T)
 
     def write(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one layer's new k and v (B, T, K, D); returns all keys and values (B, S, K, D) to the longest row."""
+        """Store one layer's new k and v (B, T, K, D); returns all keys and values (B, S, K, D)."""
         rows = torch.arange(self.batch_size, device=k.device)[:, None]  # (B, 1)
         self.keys[layer][rows, :, positions] = k
         self.values[layer][rows, :, positions] = v
-        used = self._longest
-        return self.keys[layer, :, :, :used].transpose(1, 2), self.values[layer, :, :, :used].transpose(1, 2)
+        return self.keys[layer].transpose(1, 2), self.values[layer].transpose(1, 2)
 
     def previous(self, embedded: Tensor) -> Tensor:
         """The embedding before each of `embedded` (B, T, C), across chunks; remembers them for `advance`."""
         self._embedded = embedded
         return torch.cat((self.last_embedding[:, None], embedded[:, :-1]), dim=1)
 
+    def _grow(self, needed: int) -> None:
+        """Room for `needed` positions, in steps: what is used of a larger block would be copied by every product."""
+        if missing := max(0, needed - self.keys.size(3)):
+            missing = min(-(-missing // GROWTH) * GROWTH, self.max_len - self.keys.size(3))
+            self.keys = F.pad(self.keys, (0, 0, 0, missing))
+            self.values = F.pad(self.values, (0, 0, 0, missing))
+
     def _forget(self) -> None:
         """Nothing is under way: no forward whose positions were not counted yet."""
         self._written = 0  # positions per row
-        self._longest = int(self.lengths.max())
-        self.is_empty = self._longest == 0  # no row has read anything; still True within the first forward
+        self.is_empty = not self.lengths.any()  # no row has read anything; still True within the first forward
         self._embedded: Tensor | None = None  # (B, T, C) of that forward

@@ -209,14 +209,14 @@ class GPT(nn.Module):
             parameter.copy_(_initial(name, tuple(parameter.shape), self.config, generator))
 
     def inference_copy(self, dtype: torch.dtype | None = None) -> "GPT":
-        """The same model with weights cast once to `dtype` (default `compute_dtype`), without gradients.
+        """A copy of the model as it is now: weights cast once to `dtype` (default `compute_dtype`), without gradients.
 
-        For decoding, where casting the fp32 masters at each token would cost more than the products themselves.
+        For decoding, where casting the fp32 masters again at each token would be most of the memory traffic.
         """
         dtype = dtype or self.compute_dtype
         with torch.device("meta"):
             copy = GPT(self.config)
-        state = {name: weight.detach().to(dtype) for name, weight in self.state_dict().items()}
+        state = {name: weight.detach().to(dtype, copy=True) for name, weight in self.state_dict().items()}
         copy.load_state_dict(state, assign=True)
         copy.compute_dtype = dtype
         return copy.requires_grad_(False).to(self.wte.weight.device)

@@ -8,6 +8,7 @@ there were. Not here: schedules (nanochat/schedule.py), gradient clipping (none 
 (nanochat/muon.py).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod, sqrt
@@ -53,12 +54,14 @@ class OptimSettings:
             raise ValueError(f"eps={self.eps}: must be above 0")
 
 
-class Bucket:
+class Bucket(ABC):
     """Parameters that are updated together, as a row of `units` of equal size; this rank owns `share` of them.
 
     A unit is a whole matrix for Muon and a single number for AdamW. The row is padded with zeros to `world.size` equal
     shares. All tensors here are flat.
     """
+
+    state: dict[str, Tensor]  # by slot: what this rank remembers of its share
 
     def __init__(self, named: list[tuple[str, nn.Parameter]], unit: int, world: World) -> None:
         self.names, self.parameters = [name for name, _ in named], [parameter for _, parameter in named]
@@ -67,6 +70,12 @@ class Bucket:
         units = -(-sum(self.sizes) // (unit * world.size))  # rounded up
         self.share = units * unit
         self.padding = self.share * world.size - sum(self.sizes)
+
+    @abstractmethod
+    def update(
+        self, weights: Tensor, gradient: Tensor, step: int, lr_scale: float, momentum: float, decay_scale: float
+    ) -> None:
+        """One step, in place on this rank's share of the weights; the gradient may be overwritten."""
 
     def flatten(self, tensors: Iterable[Tensor]) -> Tensor:
         """One tensor per parameter as one row, padded."""
@@ -136,8 +145,8 @@ class AdamWBucket(Bucket):
     ) -> None:
         super().__init__(named, 1, world)
         self.lr, self.betas, self.eps = lr, betas, eps
-        empty = torch.zeros(self.share, device=self.parameters[0].device)
-        self.state = {"exp_avg": empty, "exp_avg_sq": empty.clone()}
+        zeros = torch.zeros(self.share, device=self.parameters[0].device)
+        self.state = {"exp_avg": zeros, "exp_avg_sq": zeros.clone()}
 
     def update(self, weights: Tensor, gradient: Tensor, step: int, lr_scale: float, *_: float) -> None:
         """One step, in place on this rank's share of the weights."""

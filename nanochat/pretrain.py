@@ -49,7 +49,9 @@ def pretrain(stage: Pretrain, place: Place) -> dict[str, float]:
 
 
 class RowSource:
-    """Rows of the training shards in an order of their own for each epoch; step s takes the next `rows_per_step` of it."""
+    """Rows of the training shards in an order of their own for each epoch; step s takes the next `rows_per_step` of
+    it.
+    """
 
     def __init__(self, rows: Rows, derived: Derived, stage: Pretrain, world: World) -> None:
         self.rows, self.stage, self.world = rows, stage, world
@@ -106,9 +108,9 @@ def refuse_short_text(stage: Pretrain, derived: Derived, num_rows: int) -> None:
     length = derived.config.sequence_len
     needed, there = derived.tokens // length, num_rows * stage.max_epochs
     if needed > there:
-        steps = there * length // derived.total_batch_size
+        steps, epochs = there * length // derived.total_batch_size, -(-needed // max(1, num_rows))
         raise ValueError(
             f"pretrain needs {needed:,} rows of {length} tokens ({derived.num_steps:,} steps), and {num_rows:,} rows * "
-            f"max_epochs {stage.max_epochs} = {there:,} are there: raise download.num_shards, lower pretrain.num_steps to "
-            f"{steps:,} or pretrain.tokens_per_parameter, or set pretrain.max_epochs = {-(-needed // max(1, num_rows))}"
+            f"max_epochs {stage.max_epochs} = {there:,} are there: raise download.num_shards, lower pretrain.num_steps "
+            f"to {steps:,} or pretrain.tokens_per_parameter, or set pretrain.max_epochs = {epochs}"
         )

@@ -1,10 +1,10 @@
 """Depth is the one dial: every size and rate of a pretraining run that follows from it, each with its reason.
 
-`derive` is what `nanochat plan` prints and what `pretrain` trains by, so that the price is told before it is paid. Standard
-library only. Promises: a knob that is set wins over what would follow from the depth, and the reason says so; the classic
-d20 is the model of the write-ups to the parameter (560,988,160). The rules are those of nanochat, in November 2025
-(classic) and July 2026 (modern), fitted there on runs from d12 to d26: far below d12 they are only a start. Not here:
-hours and prices of machines.
+`derive` is what `nanochat plan` prints and what `pretrain` trains by, so that the price is told before it is paid.
+Standard library only. Promises: a knob that is set wins over what would follow from the depth, and the reason says so;
+the classic d20 is the model of the write-ups to the parameter (560,988,160). The rules are those of nanochat, in
+November 2025 (classic) and July 2026 (modern), fitted there on runs from d12 to d26: far below d12 they are only a
+start. Not here: hours and prices of machines.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ REFERENCE_DEPTH, REFERENCE_DECAY = 12, 0.28
 BATCH_EXPONENT = 0.383  # of the horizon: arXiv:2505.13738
 CLASSIC_RATIO, MODERN_RATIO = 20.0, 12.0
 # Bytes kept for the backward pass of the compiled model in bf16, by counting tensors; an estimate, for planning.
-ACTIVATION_BYTES = 24  # a token, layer and channel: 2 inputs, q and k before and after their norm, v, its mix, 4 of the MLP
+ACTIVATION_BYTES = 24  # a token, layer and channel: 2 inputs, q and k before and after norm, v, its mix, 4 of the MLP
 LOGIT_BYTES = 8  # a token and entry of the vocabulary: bf16 logits, their fp32 soft-capped form, the bf16 gradient
 
 
@@ -54,7 +54,9 @@ class Derived:
         return self.tokens * self.config.flops_per_token()
 
     def peak_memory(self, device_batch_size: int, num_ranks: int = 1) -> int:
-        """Bytes on each rank, estimated: weights and gradients whole, optimizer state shared out, activations of a pass."""
+        """Bytes on each rank, estimated: weights and gradients whole, optimizer state shared out, activations of a
+        pass.
+        """
         matrices = self.config.num_matrix_parameters()
         others = self.num_parameters - matrices
         weights = 4 * self.num_parameters + 2 * matrices  # fp32 masters and the bf16 copies kept for the backward pass
@@ -97,8 +99,8 @@ def shape(stage: "Pretrain", vocab_size: int, sequence_len: int, depth: int = 0)
     width, heads = stage.aspect_ratio * depth, -(-stage.aspect_ratio * depth // stage.head_dim)
     if stage.architecture == "classic" and width % heads:
         raise ValueError(
-            f"pretrain.depth = {depth}: width {stage.aspect_ratio} * {depth} = {width} does not divide into {heads} heads "
-            f"(pretrain.head_dim = {stage.head_dim}): take a head_dim that divides {width}, or another aspect_ratio"
+            f"pretrain.depth = {depth}: width {stage.aspect_ratio} * {depth} = {width} does not divide into {heads} "
+            f"heads (pretrain.head_dim = {stage.head_dim}): take one that divides {width}, or change aspect_ratio"
         )
     family = GPTConfig.classic if stage.architecture == "classic" else GPTConfig.modern
     kv_heads = stage.kv_heads or None
@@ -109,7 +111,9 @@ def shape(stage: "Pretrain", vocab_size: int, sequence_len: int, depth: int = 0)
 
 
 def scaling_parameters(stage: "Pretrain", config: GPTConfig) -> int:
-    """The parameters that the horizon counts: all of them (classic), or those that multiply: blocks and head (modern)."""
+    """The parameters that the horizon counts: all of them (classic), or those that multiply: blocks and head
+    (modern).
+    """
     if stage.architecture == "classic":
         return config.num_parameters()
     return config.num_matrix_parameters() + config.vocab_size * config.n_embd
@@ -130,16 +134,15 @@ def _reference_horizon(stage: "Pretrain", ratio: float, vocab_size: int, sequenc
     return ratio * scaling_parameters(stage, shape(reference, vocab_size, sequence_len, REFERENCE_DEPTH))
 
 
-def _batch(
-    stage: "Pretrain", ratio: float, horizon: float, vocab_size: int, sequence_len: int
-) -> tuple[int, str]:
+def _batch(stage: "Pretrain", ratio: float, horizon: float, vocab_size: int, sequence_len: int) -> tuple[int, str]:
     if stage.total_batch_size:
         return stage.total_batch_size, "the knob total_batch_size"
     if stage.architecture == "classic":
         return BATCH_REFERENCE, "2^19 tokens for every depth"
     growth = horizon / _reference_horizon(stage, ratio, vocab_size, sequence_len)
     batch = 2 ** round(log2(BATCH_REFERENCE * growth**BATCH_EXPONENT))
-    return batch, f"2^19 * (horizon / that of d12 = {growth:.3g})^{BATCH_EXPONENT}, to a power of two (arXiv:2505.13738)"
+    rule = f"2^19 * (horizon / d12's = {growth:.3g})^{BATCH_EXPONENT}"
+    return batch, f"{rule}, to a power of two (arXiv:2505.13738)"
 
 
 def _lr_scale(stage: "Pretrain", batch: int) -> tuple[float, str]:
@@ -160,7 +163,8 @@ def _decay(
         return 0.0, "classic: none"
     shrink = _reference_horizon(stage, ratio, vocab_size, sequence_len) / horizon
     decay = REFERENCE_DECAY * sqrt(batch / BATCH_REFERENCE) * shrink
-    return decay, f"{REFERENCE_DECAY} * sqrt(batch / 2^19) * (d12's horizon / horizon = {shrink:.3g}) (arXiv:2405.13698)"
+    rule = f"{REFERENCE_DECAY} * sqrt(batch / 2^19) * (d12's horizon / horizon = {shrink:.3g})"
+    return decay, f"{rule} (arXiv:2405.13698)"
 
 
 def _nearest(batch: int, unit: int) -> int:

@@ -1,8 +1,9 @@
 """How the learning rate, Muon's momentum and the weight decay move over a run: pure functions of (step, num_steps).
 
-`step` is the number of the update that is about to be made, 0 .. num_steps - 1. Promises: every multiplier is finite and
-never negative, whatever the lengths (a run shorter than its warm-up still warms down); the last update is never wasted on
-a learning rate of 0. Not here: the rates themselves (nanochat/scaling.py) and the updates (nanochat/optim.py).
+`step` is the number of the update that is about to be made, 0 .. num_steps - 1. Promises: every multiplier is finite
+and never negative, whatever the lengths (a run shorter than its warm-up still warms down); the last update is never
+wasted on a learning rate of 0. Not here: the rates themselves (nanochat/scaling.py) and the updates
+(nanochat/optim.py).
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ def lr_multiplier(
 ) -> float:
     """Linear warm-up, constant, linear warm-down over the last `warmdown_ratio` of the steps towards `final_lr_frac`.
 
-    Where the two ramps meet in a short run the lower one counts. The end of the ramp lies one step after the last update.
+    Where the two ramps meet in a short run the lower one counts. The end of the ramp lies one step after the last
+    update.
     """
     _inside(step, num_steps)
     up = (step + 1) / warmup_steps if step < warmup_steps else 1.0

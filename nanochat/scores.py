@@ -1,8 +1,8 @@
 """What an evaluation writes down: accuracies with their chance level, and a digest of what was asked.
 
-A score says nothing without its question: two `scores.json` can be compared only where their digests are equal, and
-`comparable` is the one place that says so. Promises: accuracies are kept as counts, so that they can be checked;
-chance is taken out the same way everywhere (CORE, arXiv:2406.11794, and ChatCORE). It asks nothing itself.
+A score says nothing without its question: two `scores.json` can be compared only where their digests are equal.
+Promises: accuracies are kept as counts, so that they can be checked; chance is taken out the same way everywhere (CORE,
+arXiv:2406.11794, and ChatCORE). It asks nothing itself.
 """
 
 from __future__ import annotations
@@ -81,8 +81,3 @@ def read(artifact: Path) -> dict[str, Any]:
     if missing := {"metrics", "tasks", "digest"} - set(content):
         raise ValueError(f"{path} has no {', '.join(sorted(missing))}: evaluate again")
     return content
-
-
-def comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two scores answer the same questions."""
-    return one["digest"] == other["digest"]

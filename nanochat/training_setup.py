@@ -12,7 +12,8 @@ A stage's work function is then its data and little else:
         return numbers
 
 Promises: learning rates are pretraining's times `lr_frac`, however many stages lie between; every rank returns the same
-numbers; only rank 0 writes. Not here: data, the loop (nanochat/train.py), sizes that follow from depth (nanochat/scaling.py).
+numbers; only rank 0 writes. Not here: data, the loop (nanochat/train.py), sizes that follow from depth
+(nanochat/scaling.py).
 """
 
 import dataclasses
@@ -149,7 +150,8 @@ def _training(
 def compute_dtype(knob: str, device: torch.device) -> torch.dtype:
     """The precision of matrix products: `auto` is bf16 where the processor multiplies it, else fp32.
 
-    By capability, because `torch.cuda.is_bf16_supported()` also says yes where it is emulated. bf16 needs no loss scaling.
+    By capability, because `torch.cuda.is_bf16_supported()` also says yes where it is emulated. bf16 needs no loss
+    scaling.
     """
     if knob != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[knob]

@@ -1,8 +1,8 @@
 """One real Prefect server for the whole test session, on a free loopback port with a home of its own.
 
-`prefect_server` is the fixture (conftest.py makes it known, so that all files share one server): this process's
-settings point to it, too, and `PrefectServer.environment` is what other processes need. `deployed` is the same server
-after the commands of deployments/README.md. Prefect is imported only where it is used. It does not test anything.
+`prefect_server` is the fixture (conftest.py makes it known, so that all files share one server);
+`PrefectServer.environment` is what processes need that run flows. `deployed` is the same server after the commands of
+deployments/README.md. This process asks the API and runs no flow. It does not test anything.
 """
 
 from __future__ import annotations
@@ -47,13 +47,19 @@ class PrefectServer:
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 
     def client(self) -> SyncPrefectClient:
-        from prefect.client.orchestration import get_client
+        from prefect.client.orchestration import SyncPrefectClient
 
-        return get_client(sync_client=True)
+        return SyncPrefectClient(api=self.url)
 
     def run(self, run_id: Any) -> FlowRun:
         with self.client() as client:
             return client.read_flow_run(run_id)
+
+    def latest_run(self) -> FlowRun:
+        from prefect.client.schemas.sorting import FlowRunSort
+
+        with self.client() as client:
+            return client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
 
     def runs_tagged(self, tag: str) -> list[FlowRun]:
         from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
@@ -61,8 +67,17 @@ class PrefectServer:
         with self.client() as client:
             return client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])))
 
-    def tasks(self, run_id: Any) -> dict[str, State]:
-        """Task run name -> state, of one flow run; task runs reach the server through events, a little late."""
+    def tasks(self, run_id: Any, count: int) -> dict[str, State]:
+        """Task run name -> state, of one flow run with that many tasks (they reach the server through events, late)."""
+
+        def settled() -> dict[str, State] | None:
+            found = self._tasks(run_id)
+            ended = all(state.is_final() or state.name == "NotReady" for state in found.values())
+            return found if ended and len(found) == count else None
+
+        return eventually(settled)
+
+    def _tasks(self, run_id: Any) -> dict[str, State]:
         from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
         only = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
@@ -95,8 +110,6 @@ def _answers(url: str) -> bool:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory) -> Iterator[PrefectServer]:
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
-
     home = tmp_path_factory.mktemp("prefect")
     port = free_port(0)
     server = PrefectServer(f"http://127.0.0.1:{port}/api", home)
@@ -106,8 +119,7 @@ def prefect_server(tmp_path_factory) -> Iterator[PrefectServer]:
     try:
         eventually(lambda: _answers(server.url) or process.poll() is not None, START_SECONDS)
         assert process.poll() is None, (home / "server.log").read_text()[-3000:]
-        with temporary_settings({PREFECT_API_URL: server.url, PREFECT_HOME: home}):
-            yield server
+        yield server
     finally:
         process.terminate()
         process.wait(30)

@@ -38,7 +38,9 @@ def obvious(gpt: GPT, rows: np.ndarray) -> float:
 def test_it_is_the_obvious_sum_for_every_device_batch(device_batch_size: int) -> None:
     gpt = model()
     assert bits_per_byte(gpt, ROWS, TOKEN_BYTES, device_batch_size, 11) == pytest.approx(obvious(gpt, ROWS), rel=1e-6)
-    assert bits_per_byte(gpt, ROWS, TOKEN_BYTES, device_batch_size, 7) == pytest.approx(obvious(gpt, ROWS[:7]), rel=1e-6)
+    assert bits_per_byte(gpt, ROWS, TOKEN_BYTES, device_batch_size, 7) == pytest.approx(
+        obvious(gpt, ROWS[:7]), rel=1e-6
+    )
 
 
 def test_a_model_that_knows_nothing_pays_for_the_vocabulary() -> None:

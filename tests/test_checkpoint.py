@@ -185,5 +185,5 @@ def test_a_model_that_is_not_whole_is_refused(spoil: object, said: str, tmp_path
 
 
 def test_a_file_that_is_no_checkpoint_has_tensors_named_missing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="optimizer.safetensors is missing"):
+    with pytest.raises(ValueError, match=r"optimizer.safetensors is missing"):
         checkpoint.Checkpoint(tmp_path, 1).optimizer()

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from nanochat import core
-from nanochat.core import CoreTask
+from nanochat.core_questions import META, NUM_TASKS, CoreTask, load_examples, load_tasks, prompts
 from nanochat.model import GPT, GPTConfig
 from nanochat.tokenizer import Tokenizer
 
 BUNDLE = Path(__file__).parents[2] / "shared" / "data" / "core"
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
-CHOICE = CoreTask("choice", "choice.jsonl", "multiple_choice", 2, "\nAnswer: ", 0.25)
-SCHEMA = CoreTask("schema", "schema.jsonl", "schema", 1, " ", 0.5)
-LANGUAGE = CoreTask("language", "language.jsonl", "language_modeling", 1, "=", 0.0)
+CHOICE = CoreTask("choice", Path("choice.jsonl"), "multiple_choice", 2, "\nAnswer: ", 0.25)
+SCHEMA = CoreTask("schema", Path("schema.jsonl"), "schema", 1, " ", 0.5)
+LANGUAGE = CoreTask("language", Path("language.jsonl"), "language_modeling", 1, "=", 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -57,14 +57,14 @@ def examples(kind: str, count: int) -> list[dict]:
     return made
 
 
-def bundle_of(folder: Path, *tasks: CoreTask, count: int = 12) -> Path:
+def bundle_of(folder: Path, *tasks: CoreTask, count: int = 12) -> str:
     for task in tasks:
         lines = [json.dumps(example) for example in examples(task.kind, count)]
-        (folder / task.file).write_text("\n".join(lines) + "\n")
+        (folder / task.path).write_text("\n".join(lines) + "\n")
     meta = [
         {
             "label": task.label,
-            "file": task.file,
+            "file": task.path.name,
             "icl_task_type": task.kind,
             "num_fewshot": [task.shots],
             "continuation_delimiter": task.delimiter,
@@ -72,14 +72,14 @@ def bundle_of(folder: Path, *tasks: CoreTask, count: int = 12) -> Path:
         }
         for task in tasks
     ]
-    (folder / core.META).write_text(json.dumps(meta))
-    return folder
+    (folder / META).write_text(json.dumps(meta))
+    return str(folder)
 
 
 @torch.no_grad()
 def one_at_a_time(model: GPT, task: CoreTask, data: list[dict], index: int) -> bool:
     """The slow twin: whole rows, one by one, no cache; written from the rules alone."""
-    texts = core.prompts(task, data, index)
+    texts = prompts(task, data, index)
     rows = [[BYTES.bos, *BYTES.encode(text)] for text in texts]
     context = model.config.sequence_len
     if task.kind == "language_modeling":
@@ -115,7 +115,7 @@ def test_batched_answers_equal_those_of_a_slow_twin(task, context, smear):
 
 
 def asked(task: CoreTask, data: list[dict], index: int, context: int) -> core.Question:
-    rows = [[BYTES.bos, *BYTES.encode(text)] for text in core.prompts(task, data, index)]
+    rows = [[BYTES.bos, *BYTES.encode(text)] for text in prompts(task, data, index)]
     return core.question(task.kind, rows, data[index].get("gold", 0), context)
 
 
@@ -123,16 +123,16 @@ def test_prompts_are_those_of_the_reference():
     data = [{"query": f"q{i}", "choices": [f"a{i}", f"b{i}"], "gold": i % 2} for i in range(5)]
     first, second = random.Random(1234 + 3).sample([0, 1, 2, 4], 2)
     shots = "".join(f"q{i}\nAnswer: {'ab'[i % 2]}{i}\n\n" for i in (first, second))
-    assert core.prompts(CHOICE, data, 3) == [shots + "q3\nAnswer: a3", shots + "q3\nAnswer: b3"]
+    assert prompts(CHOICE, data, 3) == [shots + "q3\nAnswer: a3", shots + "q3\nAnswer: b3"]
     data = [
         {"context_options": ["x", "y"], "continuation": "z", "gold": 1},
         {"context_options": ["u", "v"], "continuation": "w", "gold": 0},
     ]
-    assert core.prompts(SCHEMA, data, 0) == ["u w\n\nx z", "u w\n\ny z"]
+    assert prompts(SCHEMA, data, 0) == ["u w\n\nx z", "u w\n\ny z"]
     data = [{"context": " c ", "continuation": "d"}, {"context": "e", "continuation": "f"}]
-    assert core.prompts(LANGUAGE, data, 0) == ["e=f\n\nc=", "e=f\n\nc=d"]
+    assert prompts(LANGUAGE, data, 0) == ["e=f\n\nc=", "e=f\n\nc=d"]
     spaced = dataclasses.replace(LANGUAGE, delimiter=" ")
-    assert core.prompts(spaced, data, 0) == ["e f\n\nc", "e f\n\nc d"]
+    assert prompts(spaced, data, 0) == ["e f\n\nc", "e f\n\nc d"]
 
 
 def test_scored_tokens_are_the_tail_the_common_end_and_the_continuation():
@@ -162,38 +162,50 @@ def test_a_batch_keeps_to_its_tokens_and_every_question_is_asked_once():
 
 
 def test_a_limit_takes_the_first_of_the_reference_shuffle(tmp_path):
-    bundle = bundle_of(tmp_path, LANGUAGE)
+    (task,) = load_tasks(bundle_of(tmp_path, LANGUAGE), "all")
     order = examples("language_modeling", 12)
     random.Random(1337).shuffle(order)
-    assert core.load_examples(bundle, LANGUAGE, 5) == order[:5]
-    assert core.load_examples(bundle, LANGUAGE, 1) == order[:2]  # one to ask, one as a shot
-    score, _ = core.ask_task(random_model(), BYTES, LANGUAGE, order[:2], 1, 1000)
+    assert load_examples(task, 5) == order[:5]
+    assert load_examples(task, 1) == order[:2]  # one to ask, one as a shot
+    score, _ = core.ask_task(random_model(), BYTES, task, order[:2], 1, 1000)
     assert score.n == 1
 
 
 def test_tasks_are_chosen_by_label(tmp_path):
     bundle = bundle_of(tmp_path, CHOICE, SCHEMA, LANGUAGE)
-    assert core.load_tasks(bundle, "all") == [CHOICE, SCHEMA, LANGUAGE]
-    assert core.load_tasks(bundle, "language, choice") == [CHOICE, LANGUAGE]
+    choice, schema, language = (
+        dataclasses.replace(task, path=tmp_path / task.path) for task in (CHOICE, SCHEMA, LANGUAGE)
+    )
+    assert load_tasks(bundle, "all") == [choice, schema, language]
+    assert load_tasks(bundle, "language, choice") == [choice, language]
+    assert load_tasks("", " ") == []
     with pytest.raises(ValueError, match=r"unknown CORE task 'choices': did you mean 'choice'\?"):
-        core.load_tasks(bundle, "choices")
+        load_tasks(bundle, "choices")
+
+
+@pytest.mark.parametrize("bundle", ["", "nowhere"])
+def test_tasks_without_a_bundle_are_refused(bundle):
+    with pytest.raises(
+        ValueError, match=rf"core_data = '{bundle}': there is no core_meta\.json, and .*; give the folder"
+    ):
+        load_tasks(bundle, "all")
 
 
 def test_a_broken_bundle_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no core_meta\.json; give the folder"):
-        core.load_tasks(tmp_path, "all")
     bundle = bundle_of(tmp_path, CHOICE, LANGUAGE, count=2)
+    choice, language = load_tasks(bundle, "all")
     with pytest.raises(ValueError, match="2 examples are too few for 2 shots"):
-        core.load_examples(bundle, CHOICE, 10)
-    (bundle / "language.jsonl").write_text('{"context": "a", "continuation": "b"}\n{"context": "a"}\n')
+        load_examples(choice, 10)
+    language.path.write_text('{"context": "a", "continuation": "b"}\n{"context": "a"}\n')
     with pytest.raises(ValueError, match="line 2: no continuation, which a language_modeling task needs"):
-        core.load_examples(bundle, LANGUAGE, 10)
-    (bundle / "language.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"language\.jsonl is missing"):
-        core.load_examples(bundle, LANGUAGE, 10)
-    (bundle / core.META).write_text((bundle / core.META).read_text().replace("language_modeling", "language_model"))
+        load_examples(language, 10)
+    language.path.unlink()
+    with pytest.raises(ValueError, match=r"language\.jsonl is missing; complete the bundle or leave 'language' out"):
+        load_tasks(bundle, "all")
+    meta = tmp_path / META
+    meta.write_text(meta.read_text().replace("language_modeling", "language_model"))
     with pytest.raises(ValueError, match="unknown task type 'language_model': did you mean 'language_modeling'"):
-        core.load_tasks(bundle, "all")
+        load_tasks(bundle, "all")
 
 
 def test_the_digest_changes_with_the_questions():
@@ -206,8 +218,8 @@ def test_the_digest_changes_with_the_questions():
 @pytest.mark.skipif(not BUNDLE.is_dir(), reason="the CORE bundle is not at hand")
 def test_every_task_of_the_bundle_can_be_asked():
     model = random_model(128)
-    tasks = core.load_tasks(BUNDLE, "all")
-    assert len(tasks) == core.NUM_TASKS
-    for task in (task for task in tasks if (BUNDLE / task.file).stat().st_size < 1_000_000):
-        score, _ = core.ask_task(model, BYTES, task, core.load_examples(BUNDLE, task, 4), 4, 8 * 128)
+    tasks = load_tasks(str(BUNDLE), "all")
+    assert len(tasks) == NUM_TASKS
+    for task in (task for task in tasks if task.path.stat().st_size < 1_000_000):
+        score, _ = core.ask_task(model, BYTES, task, load_examples(task, 4), 4, 8 * 128)
         assert score.n == 4

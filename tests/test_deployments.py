@@ -6,6 +6,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from nanochat.recipes import RECIPES
 from nanochat.stage import STAGES
 
+
 def test_all_deployments_are_registered(deployed):
     with deployed.client() as client:
         pipeline = client.read_deployment_by_name("pipeline/pipeline")
@@ -22,8 +23,10 @@ def test_all_deployments_are_registered(deployed):
 
 
 def test_gpu_stages_are_kept_apart_by_their_pool_and_silent_runs_crash(deployed):
-    assert '"concurrency_limit": 1' in deployed.command("work-pool", "inspect", "gpu-pool", "--output", "json")
-    assert "no heartbeat" in deployed.command("automation", "inspect", "Crash runs that have no heartbeat", "--json")
+    with deployed.client() as client:
+        assert client.read_work_pool("gpu-pool").concurrency_limit == 1
+        [automation] = client.request("POST", "/automations/filter").json()
+    assert automation["actions"][0]["state"] == "CRASHED"
 
 
 def test_the_form_shows_recipes_as_choices_and_knobs_with_their_help(deployed):

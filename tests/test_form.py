@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from flows.form import Knobs, changed, settings_of
+from flows.form import Knobs, changed, filled_in, settings_of
 from nanochat.recipes import RECIPES, apply, stages_of
 from nanochat.stage import STAGES
 
@@ -36,14 +36,16 @@ def test_every_knob_of_every_stage_is_a_field_with_its_help():
 
 
 def test_an_empty_form_changes_nothing():
-    assert settings_of(Knobs()) == []
+    assert filled_in(Knobs()) == {}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_form_and_command_line_say_the_same(recipe):
     wanted = apply(stages_of(recipe), SETTINGS)
-    assert apply(stages_of(recipe), settings_of(changed(recipe, wanted))) == wanted
-    assert settings_of(changed(recipe, stages_of(recipe))) == []
+    filled = filled_in(changed(recipe, wanted))
+    assert filled == changed(recipe, wanted)
+    assert apply(stages_of(recipe), settings_of(filled)) == wanted
+    assert changed(recipe, stages_of(recipe)) == {}
 
 
 @pytest.mark.parametrize(
@@ -58,4 +60,4 @@ def test_form_and_command_line_say_the_same(recipe):
 )
 def test_what_cannot_be_is_refused(filled, complaint):
     with pytest.raises(ValidationError, match=complaint):
-        Knobs.model_validate(filled)
+        filled_in(filled)

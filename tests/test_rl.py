@@ -234,7 +234,7 @@ def test_the_artifact_is_a_model_that_says_where_it_comes_from(tmp_path: Path) -
     assert sorted(path.name for path in where.out.iterdir()) == sorted(Rl.makes)
     facts = json.loads((where.out / "model.json").read_text())
     assert facts["stage"] == "rl"
-    assert facts["numbers"]["num_steps"] == 3
+    assert facts["step"] == 3
     assert facts["optimizer"] == asdict(OptimSettings())
 
 

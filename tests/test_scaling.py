@@ -77,7 +77,10 @@ def test_memory_shrinks_with_ranks_and_device_batch() -> None:
 @pytest.mark.parametrize(
     ("knobs", "said"),
     [
-        ({"architecture": "classic", "depth": 3, "aspect_ratio": 63}, r"pretrain.depth = 3: width 63 \* 3 = 189 .*head_dim"),
+        (
+            {"architecture": "classic", "depth": 3, "aspect_ratio": 63},
+            r"pretrain.depth = 3: width 63 \* 3 = 189 .*head_dim",
+        ),
         ({"total_batch_size": 5000}, r"pretrain.total_batch_size = 5000: .*4096 is"),
         ({"total_batch_size": 2048, "num_ranks": 2}, r"num_ranks = 2048 \* 2; 4096 is"),
         ({"kv_heads": 3}, "n_kv_head=3"),

@@ -1,5 +1,7 @@
 """The schedules: never negative, never beyond one, and with the shape that their names say, whatever the length of a run."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ def test_no_multiplier_is_ever_negative_or_above_one(schedule: Schedule) -> None
 @given(schedules)
 def test_the_learning_rate_rises_once_and_falls_once(schedule: Schedule) -> None:
     values = [schedule.lr(step) for step in range(min(schedule.num_steps, 300))]
-    signs = [(b > a) - (b < a) for a, b in zip(values, values[1:], strict=False) if a != b]
+    signs = [(b > a) - (b < a) for a, b in pairwise(values) if a != b]
     assert signs == sorted(signs, reverse=True)
 
 

@@ -195,7 +195,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 
     model, optimizer = started()
     spoiled = Spoiled(optimizer.buckets)
-    with pytest.raises(FloatingPointError, match="blocks.* is not finite after 1 steps"):
+    with pytest.raises(FloatingPointError, match=r"blocks.* is not finite after 1 steps"):
         fit(model, spoiled, Rows(), Schedule(1), place(tmp_path, "a"), World(), num_steps=1, tokens_per_step=96)
     assert not list((tmp_path / "a").rglob("step-*"))
 

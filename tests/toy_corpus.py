@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-WORDS = "the a model token learns reads writes numbers from text and then it answers questions about cats 12 7 345".split()
+TEXT = "the a model token learns reads writes numbers from text and then it answers questions about cats 12 7 345"
 NUM_DOCUMENTS = 200  # a shard
 TRAINED = ("pretrain", "midtrain", "sft", "rl")
 ASKED = ("chat_eval_mid", "chat_eval_sft", "chat_eval_rl")
@@ -41,4 +41,4 @@ def shard(directory: Path, index: int) -> Path:
 
 def _documents(seed: int) -> list[str]:
     draw = random.Random(seed)
-    return [" ".join(draw.choices(WORDS, k=draw.randint(20, 100))) + "." for _ in range(NUM_DOCUMENTS)]
+    return [" ".join(draw.choices(TEXT.split(), k=draw.randint(20, 100))) + "." for _ in range(NUM_DOCUMENTS)]

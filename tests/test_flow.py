@@ -1,0 +1,152 @@
+"""The Prefect flow on a real server: nothing twice, honest states, failures that say why, nothing left running."""
+
+import json
+import signal
+
+from nanochat import launch, metrics
+from nanochat.runner import work_directory
+from tests.prefect_server import eventually
+from tests.unreliable import between
+
+LONG = ["midtrain.num_steps=100000", "midtrain.checkpoint_every=50"]
+
+
+def test_the_first_run_makes_every_stage_under_its_address(made):
+    home, run = made
+    assert run.state.name == "Completed", home.log.read_text()
+    steps = home.steps()
+    parts = {part.address for step in steps.values() for part in step.parts}
+    states = home.states(run, steps, len(parts))
+    assert set(states) == {*steps, *parts}
+    assert {state.name for state in states.values()} == {"Completed"}
+    assert states["rl"].message.endswith(home.store.location(steps["rl"].address))
+    assert [status for status, _ in home.tracked(steps["rl"].address)] == ["FINISHED"]
+    assert [status for status, _ in home.tracked(run.id)] == ["FINISHED"]
+
+
+def test_progress_and_results_are_artifacts_of_the_run(made):
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    home, run = made
+    with home.server.client() as client:
+        mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+        found = {artifact.key: artifact.data for artifact in client.read_artifacts(artifact_filter=mine)}
+    pretrain, report = (home.steps()[name].address for name in ("pretrain", "report"))
+    assert found[pretrain.replace("/", "-")] == 100.0
+    assert "| " in found[report.replace("/", "-")]
+    assert f"| {pretrain} |" in found["nanochat-micro"]
+    assert home.store.location(pretrain) in found["nanochat-micro"]
+
+
+def test_a_second_run_finds_everything(home):
+    states = home.states(home.run(), home.steps())
+    assert set(states) == set(home.steps()), "no part was looked at"
+    assert {state.name for state in states.values()} == {"Cached"}
+    assert list((home.path / "work").rglob("spec.json")) == []
+
+
+def test_a_knob_of_rl_reruns_rl_and_what_follows_from_it(home):
+    run = home.run("rl.lr_frac=0.01")
+    states = home.states(run, home.steps("rl.lr_frac=0.01"))
+    made = {name for name, state in states.items() if state.name == "Completed"}
+    assert made == {"rl", "chat_eval_rl", "report", "register"}
+    assert {state.name for name, state in states.items() if name not in made} == {"Cached"}
+
+
+def test_a_stage_that_fails_leaves_its_cause_and_nothing_else_and_the_retry_makes_what_is_missing(home, tmp_path):
+    source = tmp_path / "tasks"
+    knobs = ("task_data.tasks=humaneval", f"task_data.source={source}")
+    steps = home.steps(*knobs, only=["midtrain"])
+    data = steps["task_data"].address
+    run = home.run(*knobs, only="midtrain")
+    cause = run.state.message
+    assert run.state.name == "Failed"
+    assert cause.startswith(f"{data}: ValueError: task_data.source = '{source}': there is no humaneval_test.jsonl")
+    assert "Traceback" not in home.log.read_text()
+    states = home.states(run, steps)
+    assert (states["task_data"].name, states["task_data"].message) == ("Failed", cause)
+    assert (states["midtrain"].name, states["pretrain"].name) == ("NotReady", "Cached")
+    assert home.store.record(data) is None
+    for tracked in (data, run.id):
+        [(status, tags)] = home.tracked(tracked)
+        assert (status, tags["nanochat.cause"]) == ("FAILED", cause)
+
+    source.mkdir()
+    row = {
+        "task_id": "a",
+        "prompt": "def f():\n",
+        "canonical_solution": "    return 1\n",
+        "test": "pass",
+        "entry_point": "f",
+    }
+    (source / "humaneval_test.jsonl").write_text(json.dumps(row) + "\n")
+    states = home.states(home.run(*knobs, only="midtrain"), steps)
+    assert {name for name, state in states.items() if state.name == "Completed"} == {"task_data", "midtrain"}
+    assert [status for status, _ in home.tracked(data)] == ["FINISHED"]
+
+
+def test_two_runs_at_once_make_each_address_once(home):
+    steps = home.steps("sft.seed=5", only=["sft"])
+    processes, logs = [], []
+    for number in range(2):
+        home.log = home.path / f"{number}.log"
+        logs.append(home.log)
+        processes.append(home.start("sft.seed=5", only="sft"))
+    names = []
+    for process, home.log in zip(processes, logs, strict=True):
+        assert process.wait(100) == 0
+        names.append(home.states(home.said(), steps)["sft"].name)
+    assert sorted(names) == ["Cached", "Completed"]
+
+
+def test_cancelling_a_run_from_the_api_leaves_nothing_running(home):
+    process, steps = home.start(*LONG, only="midtrain"), home.steps(*LONG, only=["midtrain"])
+    address = steps["midtrain"].address
+    mark = home.at_work(process, address)
+    home.server.cancel(home.server.latest_run().id)
+    assert process.wait(60) == 1
+    assert launch.marked(mark) == []
+    assert home.is_free(address)
+    assert home.store.record(address) is None
+    run = home.said()
+    assert run.state.name == "Cancelled"
+    assert home.states(run, steps)["midtrain"].name == "Cancelled"
+    assert [status for tracked in (address, run.id) for status, _ in home.tracked(tracked)] == ["KILLED", "KILLED"]
+
+
+def test_ctrl_c_leaves_nothing_running(home):
+    process, address = home.start(*LONG, only="midtrain"), home.steps(*LONG)["midtrain"].address
+    mark = home.at_work(process, address)
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    assert launch.marked(mark) == []
+    assert home.is_free(address)
+    assert home.said().state.name == "Cancelled"
+
+
+def test_a_killed_flow_takes_its_trainer_along_and_the_next_run_goes_on(home):
+    knobs = ("midtrain.num_steps=40", "midtrain.checkpoint_every=2")
+    process, address = home.start(*knobs, only="midtrain"), home.steps(*knobs)["midtrain"].address
+    mark = home.at_work(process, address, steps=5)
+    process.kill()
+    process.wait(10)
+    eventually(lambda: not launch.marked(mark))
+    assert home.store.record(address) is None
+    assert list(work_directory(home.path, address).rglob("*.safetensors")), "a checkpoint"
+    assert home.run(*knobs, only="midtrain").state.name == "Completed"
+    steps = [row["step"] for row in metrics.read(home.store.fetch(address) / metrics.FILE) if "loss" in row]
+    assert steps == sorted(set(steps))
+
+
+def test_a_server_that_is_away_for_a_while_ends_nothing(home):
+    knobs = ("midtrain.num_steps=100",)
+    address = home.steps(*knobs)["midtrain"].address
+    with between(home.server.url.removesuffix("/api")) as proxy:
+        process = home.start(*knobs, only="midtrain", url=f"{proxy.endpoint}/api")
+        home.at_work(process, address)
+        proxy.fail_always("reset")
+        home.at_work(process, address, steps=60)
+        proxy.fail_always(None)
+        assert process.wait(100) == 0, home.log.read_text()
+    assert home.store.record(address) is not None
+    assert home.said().state.name == "Completed"

@@ -1,0 +1,105 @@
+"""GPU stages on another work pool, with real workers: made once, found by both sides, gone when cancelled."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from flows.form import changed
+from nanochat import launch, metrics
+from nanochat.recipes import apply, stages_of
+from nanochat.runner import work_directory
+from tests.prefect_server import ROOT, eventually
+
+LONG = ("midtrain.num_steps=100000", "midtrain.checkpoint_every=50")
+
+
+@pytest.fixture(scope="module")
+def pools(made, deployed, tmp_path_factory):
+    """A worker of each pool, in one home in which everything of the recipe is made."""
+    path = tmp_path_factory.mktemp("pools") / "home"
+    shutil.copytree(made[0].path, path)
+    environment = {
+        **os.environ,
+        **deployed.environment,
+        "NANOCHAT_HOME": str(path),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+    }
+    workers = []
+    for pool in ("cpu-pool", "gpu-pool"):
+        command = [
+            "env",
+            "--default-signal=INT,TERM",
+            sys.executable,
+            "-m",
+            "prefect",
+            "worker",
+            "start",
+            "--pool",
+            pool,
+        ]
+        with (path / f"{pool}.log").open("wb") as log:
+            workers.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
+    yield type(made[0])(path, made[0].settings, deployed)
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+    for worker in workers:
+        worker.wait(60)
+
+
+def submit(home, *more, **parameters):
+    """A run of the deployed pipeline."""
+    knobs = changed("micro", apply(stages_of("micro"), [*home.settings, *more]))
+    with home.server.client() as client:
+        deployment = client.read_deployment_by_name("pipeline/pipeline")
+        given = {**deployment.parameters, "recipe": "micro", "knobs": knobs, **parameters}
+        return client.create_flow_run_from_deployment(deployment.id, parameters=given).id
+
+
+def ended(home, run_id):
+    """The final state of a run."""
+    return eventually(lambda: (state := home.server.run(run_id).state).is_final() and state, 200)
+
+
+def at_work(home, address):
+    work = work_directory(home.path, address)
+    eventually(lambda: len(list(metrics.read(work / metrics.FILE))) > 2 and launch.marked(str(work)), 100)
+    return str(work)
+
+
+def test_a_gpu_stage_is_made_once_on_its_pool_for_all_pipelines_that_want_it(pools):
+    knobs = ("sft.seed=9",)
+    steps = pools.steps(*knobs, only=["sft"])
+    address = steps["sft"].address
+    runs = [submit(pools, *knobs, only=["sft"]) for _ in range(2)]
+    assert [ended(pools, run).name for run in runs] == ["Completed", "Completed"]
+    [child] = pools.server.runs_tagged(f"address:{address}")
+    assert (child.state.name, child.work_pool_name) == ("Completed", "gpu-pool")
+    record = pools.store.record(address)
+    assert record["facts"]["pipeline_run"] in map(str, runs)
+    for run in runs:
+        mine = record["facts"]["pipeline_run"] == str(run)
+        # beside the tasks of the plan, Prefect shows the child of the run that started it
+        states = pools.server.tasks(run, len(steps) + mine)
+        assert states[address].name == ("Completed" if mine else "Cached")
+    assert [status for status, _ in pools.tracked(address)] == ["FINISHED"]
+
+
+def test_cancelling_a_pipeline_ends_its_stages_wherever_they_are(pools):
+    here, there = (("midtrain.seed=21", *LONG), ("midtrain.seed=22", *LONG))
+    runs = [submit(pools, *here, only=["midtrain"], gpu_deployment=""), submit(pools, *there, only=["midtrain"])]
+    addresses = [pools.steps(*knobs)["midtrain"].address for knobs in (here, there)]
+    marks = [at_work(pools, address) for address in addresses]
+    for run in runs:
+        pools.server.cancel(run)
+    assert [ended(pools, run).name for run in runs] == ["Cancelled", "Cancelled"]
+    [child] = pools.server.runs_tagged(f"address:{addresses[1]}")
+    assert ended(pools, child.id).name == "Cancelled"
+    for address, mark in zip(addresses, marks, strict=True):
+        assert launch.marked(mark) == []
+        assert pools.is_free(address)
+        assert pools.store.record(address) is None
+        assert [status for status, _ in pools.tracked(address)] == ["KILLED"]

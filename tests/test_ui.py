@@ -1,0 +1,34 @@
+"""`nanochat ui` opens both pages without any service started by hand, and leaves nothing behind when told to stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+
+from flows import server, settings
+
+COMMAND = [sys.executable, "-m", "flows.cli", "ui"]  # what `.venv/bin/nanochat ui` is
+
+
+def page(url):
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return answer.read().decode()
+
+
+def test_one_command_opens_both_pages(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    child = subprocess.Popen([*COMMAND, "--home", str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        addresses = dict(next(child.stdout).split() for _ in range(2))
+        assert "<title>" in page(addresses["Prefect"])
+        assert "MLflow" in page(addresses["MLflow"])
+        child.send_signal(signal.SIGINT)
+        assert child.wait(30) == 130
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        where = settings.read({}, home=tmp_path)
+        assert server.stop(where)
+    assert server.running(where) is None
