@@ -10,11 +10,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flows import store as stores
-from nanochat.corpus import ParquetShards, parse_source
+from nanochat.corpus import FETCHED, ParquetShards, parse_source
 from nanochat.pipeline import Download
 from nanochat.runner import Job
-
-SOURCE = "source.parquet"
 
 
 def fetch(job: Job, work: Path) -> None:
@@ -27,7 +25,7 @@ def fetch(job: Job, work: Path) -> None:
         return
     source = parse_source(stage)
     assert isinstance(source, ParquetShards), source
-    target = work / SOURCE
+    target = work / FETCHED
     if not target.exists():
         where = urlsplit(source.url_of_part(job.part.index))
         stores.download_object(where.netloc, where.path.lstrip("/"), target)

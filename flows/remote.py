@@ -51,7 +51,7 @@ def make(run: PipelineRun, job: Job, watch: FlowWatch) -> Outcome:
     raise StageFailed(f"{job.address}: {message} ({state.name} on {run.gpu_deployment})")
 
 
-def cancel_children(_flow: Any, flow_run: FlowRun, _state: State) -> None:
+def cancel_children(flow: Any, flow_run: FlowRun, state: State) -> None:
     """Hook of a cancelled pipeline: asks for the end of the runs it started, also where its own process is gone."""
     with get_client(sync_client=True) as client:
         for child in _tagged(client, f"parent:{flow_run.id}"):

@@ -7,20 +7,22 @@ loopback only, and is recognised as ours before it is reused. It is not stopped 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
 from flows.settings import Settings
+from nanochat.lease import started_at
 
 PREFERRED_PORT = 4200
 START_SECONDS = 120.0
+STATE = "server.json"
 # No statistics to anybody, no banners; leases of concurrency slots on disk, so that a restart of the server does not
 # end a running flow; heartbeats, so that a dead flow can be seen.
 QUIET = {
@@ -38,83 +40,77 @@ def ensure(settings: Settings) -> str:
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     if settings.prefect_api_url:
         return settings.prefect_api_url
-    os.environ["PREFECT_HOME"] = str(settings.home / "prefect")
-    url = running(settings) or _start(settings)
-    os.environ["PREFECT_API_URL"] = url
+    home = _home(settings)
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:  # two commands at once start one server
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        url = running(settings) or _start(settings)
+    os.environ.update({"PREFECT_HOME": str(home), "PREFECT_API_URL": url})
     return url
 
 
 def running(settings: Settings) -> str | None:
     """The address of our own server, if it is up."""
-    state = _state_file(settings)
+    state = _home(settings) / STATE
     if not state.exists():
         return None
-    url = json.loads(state.read_text())["url"]
-    return url if _answers(url) else None
+    ours = json.loads(state.read_text())
+    return ours["url"] if started_at(ours["pid"]) == ours["started"] and _answers(ours["url"]) else None
 
 
 def stop(settings: Settings) -> bool:
     """Ends our own server; False if there was none."""
     if running(settings) is None:
         return False
-    environment = {**os.environ, **QUIET, "PREFECT_HOME": str(settings.home / "prefect")}
-    subprocess.run(
-        [sys.executable, "-m", "prefect", "server", "stop"], env=environment, check=False, capture_output=True
-    )
-    _state_file(settings).unlink(missing_ok=True)
+    _prefect_server(settings, "stop")
+    (_home(settings) / STATE).unlink()
     return True
 
 
-def _state_file(settings: Settings) -> Path:
-    return settings.home / "prefect" / "server.json"
+def _home(settings: Settings) -> Path:
+    return settings.home / "prefect"
+
+
+def _prefect_server(settings: Settings, *words: str, url: str = "") -> str:
+    """Runs `prefect server …` on our home; what it printed."""
+    environment = {**os.environ, **QUIET, "PREFECT_HOME": str(_home(settings)), "PREFECT_API_URL": url}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every import would be slow
+    command = [sys.executable, "-m", "prefect", "server", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return (done.stdout + done.stderr).strip()
 
 
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
             return answer.status == 200
-    except (OSError, urllib.error.URLError):
+    except OSError:
         return False
 
 
 def _start(settings: Settings) -> str:
-    home = settings.home / "prefect"
-    home.mkdir(parents=True, exist_ok=True)
     port = free_port(PREFERRED_PORT)
     url = f"http://127.0.0.1:{port}/api"
-    environment = {**os.environ, **QUIET, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--background",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    started = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    said = _prefect_server(settings, "start", "--background", "--host", "127.0.0.1", "--port", str(port), url=url)
+    pid_file = _home(settings) / "server.pid"  # Prefect's own
     deadline = time.monotonic() + START_SECONDS
     while not _answers(url):
-        if started.returncode or time.monotonic() > deadline:
-            said = (started.stdout + started.stderr).strip()[-2000:]
-            raise RuntimeError(f"Prefect's server did not start on port {port}: {said or 'it does not answer'}")
+        if not pid_file.exists() or time.monotonic() > deadline:
+            _prefect_server(settings, "stop")
+            raise RuntimeError(f"Prefect's server did not start on port {port}: {said[-2000:]}")
         time.sleep(0.3)
-    _state_file(settings).write_text(json.dumps({"url": url}))
+    pid = int(pid_file.read_text())
+    state = {"url": url, "pid": pid, "started": started_at(pid)}
+    (_home(settings) / STATE).write_text(json.dumps(state))
     return url
 
 
 def free_port(preferred: int) -> int:
     """The preferred port of loopback, or any free one."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return probe.getsockname()[1]
-    raise RuntimeError("no free port on loopback")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -65,6 +65,23 @@ def open_store(uri: str, cache: Path, endpoint: str = "", cache_bytes: int = CAC
     raise ValueError(f"store = {uri!r}: give a folder, file:///FOLDER or s3://BUCKET/PREFIX")
 
 
+def download_object(bucket: str, key: str, path: Path) -> None:
+    """Fetches any object of S3 (a shard of a corpus) to a file, which is there only when it is whole.
+
+    ValueError: the bucket or the object does not exist. OSError: it cannot be reached.
+    """
+    source = S3Store(bucket, "", Cache(path.parent / "cache", CACHE_BYTES))
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with source._told(f"reading {key}"):
+        try:
+            source._client.download_file(bucket, key, str(fresh), Config=source._transfer)
+        except ClientError as error:
+            if _code(error) in ("NoSuchKey", "NoSuchBucket", "404"):
+                raise ValueError(f"download.url: s3://{bucket}/{key} does not exist: correct the url") from error
+            raise
+    fresh.replace(path)
+
+
 class S3Store(Store):
     """A prefix of a bucket."""
 

@@ -104,7 +104,7 @@ class FlowWatch(Watch):
         if self.run is not None:
             self.run.finish(status, cause=cause)
         if self.display:
-            self.display.failed(job.address, cause)
+            self.display.failed(job.address, cause.removeprefix(f"{job.address}: "))
 
 
 def attempt(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -238,7 +238,12 @@ def add_run(commands: Any) -> argparse.ArgumentParser:
 
 def carry_out(parser: argparse.ArgumentParser, argv: list[str] | None, open_store: OpenStore) -> int:
     """Runs the command; errors of the user come as one line, exit code 2; failures of a stage as 1."""
-    args = parser.parse_args(argv)
+    args, late = parser.parse_known_args(argv)
+    settings = [word for word in late if "=" in word and not word.startswith("-")]
+    if late != settings or (late and not hasattr(args, "settings")):
+        parser.error(f"unknown arguments: {' '.join(word for word in late if word not in settings) or ' '.join(late)}")
+    if late:  # KNOB=VALUE may stand behind options
+        args.settings += late
     try:
         return args.command(args, open_store)
     except ValueError as error:

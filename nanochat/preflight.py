@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from nanochat import scaling
 from nanochat.corpus import preflight as preflight_corpus
 from nanochat.mixture import parse_mixture
-from nanochat.pipeline import Chat, ChatEval, Download, Pretrain, Rl, TaskData, Tokenize, Tokenizer
+from nanochat.core_questions import load_tasks as load_core_tasks
+from nanochat.pipeline import BaseEval, Chat, ChatEval, Download, Pretrain, Rl, TaskData, Tokenize, Tokenizer
 from nanochat.plan import Step
 from nanochat.runner import Job, find
 from nanochat.stage import Stage
@@ -27,6 +28,9 @@ def preflight(steps: Iterable[Step], store: Store) -> None:
     stages = {step.name: step.stage for step in steps if find(Job(step), store) is None}
     every = {step.name: step.stage for step in steps}
     _check_tasks(stages, every)
+    base_eval = stages.get("base_eval")
+    if isinstance(base_eval, BaseEval):
+        load_core_tasks(base_eval.core_data, base_eval.core)
     download = stages.get("download")
     text_bytes = preflight_corpus(download) if isinstance(download, Download) else None
     pretrain, tokenizer, tokenize = stages.get("pretrain"), every.get("tokenizer"), every.get("tokenize")

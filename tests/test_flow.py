@@ -76,7 +76,7 @@ def test_a_stage_that_fails_leaves_its_cause_and_nothing_else_and_the_retry_make
         "task_id": "a",
         "prompt": "def f():\n",
         "canonical_solution": "    return 1\n",
-        "test": "pass",
+        "test": "def check(f):\n    assert f() == 1\n",
         "entry_point": "f",
     }
     (source / "humaneval_test.jsonl").write_text(json.dumps(row) + "\n")

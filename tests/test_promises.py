@@ -28,15 +28,6 @@ ROOT = Path(__file__).parents[1]
 STEPS = [f"{stage}.{knob}" for stage in ("pretrain", "sft", "rl") for knob in ("num_steps=12", "checkpoint_every=3", "log_every=1")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Processes of these tests share two cores with each other."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    yield
-    os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     return [*toy_corpus.make(tmp_path_factory.mktemp("corpus")), *STEPS]

@@ -1,10 +1,12 @@
 """GPU stages on another work pool, with real workers: made once, found by both sides, gone when cancelled."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -98,8 +100,60 @@ def test_cancelling_a_pipeline_ends_its_stages_wherever_they_are(pools):
     assert [ended(pools, run).name for run in runs] == ["Cancelled", "Cancelled"]
     [child] = pools.server.runs_tagged(f"address:{addresses[1]}")
     assert ended(pools, child.id).name == "Cancelled"
+    assert "error was encountered while running hook" not in (pools.path / "cpu-pool.log").read_text()
     for address, mark in zip(addresses, marks, strict=True):
         assert launch.marked(mark) == []
         assert pools.is_free(address)
         assert pools.store.record(address) is None
         assert [status for status, _ in pools.tracked(address)] == ["KILLED"]
+
+
+def test_a_stage_whose_flow_dies_is_started_again_and_one_that_fails_is_not(pools):
+    dying, failing = ("midtrain.seed=31", "midtrain.num_steps=60"), ("sft.seed=32", "sft.device=cuda")
+    addresses = pools.steps(*dying)["midtrain"].address, pools.steps(*failing)["sft"].address
+    first, second = submit(pools, *dying, only=["midtrain"]), submit(pools, *failing, only=["sft"])
+    at_work(pools, addresses[0])
+    os.kill(json.loads(pools.store.get(f"leases/{addresses[0]}.json")[0])["pid"], signal.SIGKILL)
+    assert ended(pools, first).name == "Completed"
+    children = pools.server.runs_tagged(f"address:{addresses[0]}")
+    assert sorted(child.state.name for child in children) == ["Completed", "Crashed"]
+    state = ended(pools, second)
+    assert state.name == "Failed"
+    assert state.message.startswith(f"{addresses[1]}: ")
+    assert "cuda" in state.message.lower()
+    assert len(pools.server.runs_tagged(f"address:{addresses[1]}")) == 1
+
+
+def test_a_cancelled_pipeline_takes_runs_along_that_never_began(pools):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.states import Scheduled
+
+    from flows.remote import cancel_children
+
+    in_an_hour = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(hours=1))
+    given = {"recipe": "micro", "settings": [], "name": "sft", "address": "sft/none"}
+    with pools.server.client() as client:
+        parent = client.create_flow_run_from_deployment(
+            client.read_deployment_by_name("pipeline/pipeline").id, state=in_an_hour
+        )
+        gpu = client.read_deployment_by_name("stage/gpu").id
+        tags = [f"parent:{parent.id}"]
+        child = client.create_flow_run_from_deployment(gpu, parameters=given, state=in_an_hour, tags=tags)
+    with temporary_settings({PREFECT_API_URL: pools.server.url}):
+        cancel_children(flow=None, flow_run=parent, state=parent.state)
+    assert ended(pools, child.id).name == "Cancelled"
+    pools.server.cancel(parent.id)
+
+
+def test_a_worker_refuses_what_it_would_make_otherwise_or_from_nothing(made, tmp_path):
+    from flows.pipeline import stage
+
+    home = made[0]
+    steps = home.steps()
+    given = {"recipe": "micro", "settings": home.settings, "name": "sft"}
+    other = stage.fn(**given, address="sft/d1-00000000", store=home.store.uri)
+    assert other.message.startswith(f"this worker calls it {steps['sft'].address}, the pipeline sft/d1-00000000: bring")
+    empty = stage.fn(**given, address=steps["sft"].address, store=str(tmp_path / "empty"))
+    assert empty.message.startswith(f"{steps['midtrain'].address} is not in file://")
+    assert other.is_failed()
+    assert empty.is_failed()
