@@ -1,4 +1,4 @@
-"""The command `nanochat`: the library's verbs over any store, `run` through Prefect with everything recorded, `ui`, `ls`.
+"""The command `nanochat`: the library's verbs over any store, `run` through Prefect, `ui`, `ls`.
 
 Promises: no service has to be started by hand; what was refused is one line on the terminal; Ctrl-C leaves nothing
 running. Heavy libraries are imported by the commands that need them.
@@ -23,6 +23,7 @@ from flows import server
 from flows import settings as surroundings
 from nanochat.__main__ import add_commands, add_run, carry_out, forced, planned
 from nanochat.preflight import preflight
+from nanochat.recipes import apply, stages_of
 from nanochat.store import FileStore, Store
 
 DEMO_QUESTIONS = ("Hello!", "Who are you?", "What is 58 * 67?", "Spell the word garden.")
@@ -51,7 +52,8 @@ def command_run(args: argparse.Namespace, open_store: Any) -> int:
     with _environment(NANOCHAT_HOME=str(where.home), NANOCHAT_STORE=store.uri):
         state = _flow(args, sorted(force))
     ui = url.removesuffix("/api")
-    print(f"{state.name} after {time.monotonic() - began:.0f} s: {ui}/runs/flow-run/{state.state_details.flow_run_id}")
+    page = f"{ui}/runs/flow-run/{state.state_details.flow_run_id}"
+    print(f"{state.name} after {time.monotonic() - began:.0f} s: {page}")
     if not state.is_completed():
         print(state.message, file=sys.stderr)
         return 1
@@ -71,17 +73,15 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 def _flow(args: argparse.Namespace, force: list[str]) -> Any:
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     from flows import run as shared
     from flows.display import Display
+    from flows.form import changed
     from flows.pipeline import pipeline
 
-    logging.getLogger("prefect").setLevel(logging.WARNING)
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).propagate = False  # they go to Prefect's pages; here the display tells the same
     warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries underneath: nothing the user can do
-    knobs: dict[str, dict[str, str]] = {}
-    for setting in _expanded(args):
-        stage, knob, value = setting
-        knobs.setdefault(stage, {})[knob] = value
+    knobs = changed(args.recipe, apply(stages_of(args.recipe), args.settings))
     with Display() as display:
         shared.DISPLAY.append(display)
         try:
@@ -90,26 +90,12 @@ def _flow(args: argparse.Namespace, force: list[str]) -> Any:
             shared.DISPLAY.pop()
 
 
-def _expanded(args: argparse.Namespace) -> list[tuple[str, str, Any]]:
-    """The settings of the command line, stage by stage, in the knobs' types."""
-    from nanochat.recipes import apply, stages_of
-
-    plain = {stage.name: stage for stage in stages_of(args.recipe)}
-    changed = apply(plain.values(), args.settings)
-    found = []
-    for stage in changed:
-        for knob in stage.knobs().values():
-            value = getattr(stage, knob.name)
-            if value != getattr(plain[stage.name], knob.name):
-                found.append((stage.name, knob.name, str(value).lower() if knob.type is bool else value))
-    return found
-
-
 def _show(args: argparse.Namespace, steps: list[Any], store: Store) -> int:
     """The end of the demo: a chat, the scores, the addresses, the way to the UIs."""
     addresses = {step.name: step.address for step in steps}
     print("\nA short chat with the model:\n", flush=True)
-    command = [sys.executable, "-m", "nanochat", "chat", "--directory", str(store.fetch(addresses["rl"])), "--temperature", "0"]
+    model = str(store.fetch(addresses["rl"]))
+    command = [sys.executable, "-m", "nanochat", "chat", "--directory", model, "--temperature", "0"]
     for question in DEMO_QUESTIONS:
         command += ["--prompt", question]
     status = subprocess.run(command, check=False).returncode
@@ -133,15 +119,17 @@ def command_ui(args: argparse.Namespace, open_store: Any) -> int:
         print(f"MLflow   {where.tracking_uri}")
         return 0
     port = server.free_port(args.mlflow_port)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", where.tracking_uri, "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1", "--artifacts-destination", str(where.home / "mlartifacts")]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", where.tracking_uri]
+    command += ["--artifacts-destination", str(where.home / "mlartifacts")]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     log = where.home / "mlflow-server.log"
     with log.open("ab") as output:
         child = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=where.home)
     try:
         _wait_for(f"http://127.0.0.1:{port}/health", child, log)
-        print(f"MLflow   http://127.0.0.1:{port}\nCtrl-C ends MLflow's page; `nanochat ui --stop` ends Prefect's server.", flush=True)
+        print(f"MLflow   http://127.0.0.1:{port}")
+        print("Ctrl-C ends MLflow's page; `nanochat ui --stop` ends Prefect's server.", flush=True)
         return child.wait()
     finally:
         child.terminate()

@@ -23,7 +23,7 @@ class Display:
     """Safe to be called from the threads of several tasks."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stdout, highlight=False)
+        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._lock = threading.Lock()
         self._rows: dict[str, tuple[float | None, str]] = {}
         self._began: dict[str, float] = {}

@@ -55,7 +55,8 @@ def running(settings: Settings) -> str | None:
     if not state.exists():
         return None
     ours = json.loads(state.read_text())
-    return ours["url"] if started_at(ours["pid"]) == ours["started"] and _answers(ours["url"]) else None
+    alive = started_at(ours.get("pid", 0)) == ours.get("started")  # not another program on the same port
+    return ours["url"] if alive and _answers(ours["url"]) else None
 
 
 def stop(settings: Settings) -> bool:
@@ -89,10 +90,12 @@ def _answers(url: str) -> bool:
 
 
 def _start(settings: Settings) -> str:
+    pid_file = _home(settings) / "server.pid"  # Prefect's own
+    if pid_file.exists():  # of a server that does not answer, or that is gone
+        _prefect_server(settings, "stop")
     port = free_port(PREFERRED_PORT)
     url = f"http://127.0.0.1:{port}/api"
     said = _prefect_server(settings, "start", "--background", "--host", "127.0.0.1", "--port", str(port), url=url)
-    pid_file = _home(settings) / "server.pid"  # Prefect's own
     deadline = time.monotonic() + START_SECONDS
     while not _answers(url):
         if not pid_file.exists() or time.monotonic() > deadline:

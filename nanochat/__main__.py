@@ -43,14 +43,15 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Arguments of every command that takes a recipe."""
     names = ", ".join(recipes.RECIPES)
     parser.add_argument("recipe", help=f"one of {names}")
-    parser.add_argument("settings", nargs="*", metavar="KNOB=VALUE", help="STAGE.KNOB=VALUE, or KNOB=VALUE for every stage")
+    parser.add_argument("settings", nargs="*", metavar="KNOB=VALUE", help="or STAGE.KNOB=VALUE")
     parser.add_argument("--only", action="append", default=[], metavar="STAGE", help="this stage and what it needs")
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
     """Where things lie."""
-    parser.add_argument("--home", type=Path, default=default_home(), help="work, logs and the default store (.nanochat)")
-    parser.add_argument("--store", default=os.environ.get("NANOCHAT_STORE", ""), help="folder, file:// or s3:// (HOME/store)")
+    parser.add_argument("--home", type=Path, default=default_home(), help="work, logs, default store (.nanochat)")
+    store = os.environ.get("NANOCHAT_STORE", "")
+    parser.add_argument("--store", default=store, help="folder, file:// or s3:// (HOME/store)")
 
 
 def planned(args: argparse.Namespace) -> list[Step]:
@@ -127,7 +128,8 @@ class Lines(Watch):
     def rows(self, job: Job, rows: list[dict[str, Any]]) -> None:
         if time.monotonic() - self.last > 5:
             self.last = time.monotonic()
-            values = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in rows[-1].items() if k != "time")
+            said = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in rows[-1].items()}
+            values = " ".join(f"{name}={value}" for name, value in said.items() if name != "time")
             print(f"        {job.address}  {values}", flush=True)
 
     def finished(self, job: Job, outcome: Outcome) -> None:
@@ -202,7 +204,7 @@ def add_commands(commands: Any) -> None:
     made = commands.add_parser("chat", help="talk to a model")
     made.add_argument("address", nargs="?", default="", help="of the model; the newest chat model otherwise")
     made.add_argument("--directory", type=Path, help="of a model, instead of an address")
-    made.add_argument("--prompt", "-p", action="append", default=[], help="a question instead of a conversation; repeatable")
+    made.add_argument("--prompt", "-p", action="append", default=[], help="one question; repeatable")
     made.add_argument("--temperature", "-t", type=float, default=0.6)
     made.add_argument("--top-k", "-k", type=int, default=50)
     made.add_argument("--max-new-tokens", "-m", type=int, default=256)

@@ -16,7 +16,7 @@ from nanochat.pipeline import Pretrain, Tokenize, Tokenizer
 from nanochat.plan import Step
 from nanochat.stage import unknown
 
-# Dense bf16 peak in FLOP/s (data sheets) and US dollars an hour on demand, as nanochat's report card has them (2025-11).
+# Dense bf16 peak in FLOP/s (data sheets), US dollars an hour on demand (as nanochat's report card has them, 2025-11).
 GPUS = {"H200": (989e12, 3.5), "H100": (989e12, 3.0), "A100": (312e12, 1.79), "V100": (125e12, 0.55)}
 MFU = 0.45  # of a well-filled GPU; nanochat's d32 ran at 0.51 on 8 H100s (2025-10)
 GIB = 2**30
@@ -93,7 +93,8 @@ def text(described: dict[str, Any]) -> str:
     lines += [
         "",
         f"  parameters  {described['parameters']:,}",
-        f"  training    {described['tokens']:,} tokens in {described['num_steps']:,} steps, {described['flops']:.3g} FLOPs",
+        f"  training    {described['tokens']:,} tokens in {described['num_steps']:,} steps",
+        f"  FLOPs       {described['flops']:.3g}",
         f"  memory      {described['peak_memory_bytes'] / GIB:.1f} GiB a rank at the most, estimated",
     ]
     if "gpus" in described:

@@ -129,7 +129,7 @@ def sweep(mark: str, *, seconds: float = 10.0) -> None:
 
 
 def die_with_parent() -> None:
-    """To be called first in a stage's process: when the launcher dies, this one gets TERM, and ends soon in any case."""
+    """To be called first in a stage's process: when the launcher dies, this one gets TERM, and ends soon anyhow."""
     if PARENT not in os.environ:
         return
     parent = os.getppid()

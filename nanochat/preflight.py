@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nanochat import scaling
+from nanochat.core_questions import load_tasks as load_core_tasks
 from nanochat.corpus import preflight as preflight_corpus
 from nanochat.mixture import parse_mixture
-from nanochat.core_questions import load_tasks as load_core_tasks
 from nanochat.pipeline import BaseEval, Chat, ChatEval, Download, Pretrain, Rl, TaskData, Tokenize, Tokenizer
 from nanochat.plan import Step
 from nanochat.runner import Job, find
@@ -68,7 +68,9 @@ def _check_tasks(stages: dict[str, Stage], every: dict[str, Stage]) -> None:
             if name not in TASKS:
                 raise ValueError(f"{stage.name}.{knob} names {name!r}: there is {', '.join(sorted(TASKS))}")
             if TASKS[name].needs_data and name not in fetched:
-                raise ValueError(f"{stage.name}.{knob} names {name!r}, whose data nobody fetches: add it to task_data.tasks")
+                raise ValueError(
+                    f"{stage.name}.{knob} names {name!r}, whose data nobody fetches: add it to task_data.tasks"
+                )
 
 
 def names_of(text: str) -> set[str]:

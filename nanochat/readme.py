@@ -19,7 +19,7 @@ def table() -> str:
     """One row a stage."""
     rows = ["| stage | takes | makes | runs on | what it does |", "|---|---|---|---|---|"]
     for name, stage in STAGES.items():
-        takes = ", ".join(taken.name for taken in stage.takes) or "–"
+        takes = ", ".join(taken.name for taken in stage.takes) or "-"
         makes = ", ".join(f"`{file}`" for file in stage.makes)
         mapped = ", one task per shard" if stage.mapped else ""
         rows.append(f"| **{name}** | {takes} | {makes} | {stage.on}{mapped} | {stage.summary()} |")
@@ -50,7 +50,9 @@ def fresh(text: str) -> str:
         pattern = re.compile(rf"(<!-- {name}: generated[^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
             raise ValueError(f"README: the markers <!-- {name}: generated --> and <!-- /{name} --> are missing")
-        text = pattern.sub(lambda match, made=make(): f"{match[1]}{made}\n{match[2]}", text)
+        before, rest = pattern.split(text)[0], pattern.split(text)[-1]
+        begin, end = pattern.search(text).groups()
+        text = f"{before}{begin}{make()}\n{end}{rest}"
     return text
 
 

@@ -78,18 +78,19 @@ def tiny() -> list[Stage]:
     """The whole pipeline in ten minutes on two CPU cores, with the embedded corpus and generated tasks."""
     asked = {"tasks": TINY_TASKS, "max_problems": 300, "max_new_tokens": 80, "device_batch_size": 100}
     steps = {"total_batch_size": 4096, "device_batch_size": 16, "checkpoint_every": 100}
+    often = {"log_every": 1, "checkpoint_every": 10}
     return [
         Download(),
         Tokenizer(vocab_size=2048, max_chars=20_000_000),
         Tokenize(sequence_len=256),
         TaskData(),
-        Pretrain(depth=4, head_dim=64, num_steps=520, eval_every=130, **steps),
+        Pretrain(depth=4, aspect_ratio=48, head_dim=64, num_steps=520, eval_every=130, **steps),
         BaseEval(eval_rows=512),
         Midtrain(mixture=TINY_MIDTRAIN, num_steps=220, **steps),
         ChatEvalMid(**asked),
         Sft(mixture=TINY_SFT, num_steps=120, **steps),
         ChatEvalSft(**asked),
-        Rl(task="arithmetic", num_steps=40, samples_per_prompt=8, max_new_tokens=48, lr_frac=0.04, log_every=1, checkpoint_every=10),
+        Rl(task="arithmetic", num_steps=40, samples_per_prompt=8, max_new_tokens=48, lr_frac=0.04, **often),
         ChatEvalRl(**asked),
         Report(),
         Register(metric="chatcore"),
@@ -100,7 +101,9 @@ def tiny() -> list[Stage]:
 def micro() -> list[Stage]:
     """Seconds a stage and nothing learned: for tests of the machinery. Give it a corpus of your own."""
     asked = {"tasks": "arithmetic, identity", "max_problems": 4, "max_new_tokens": 8, "device_batch_size": 4}
-    steps = {"total_batch_size": 128, "device_batch_size": 2, "num_steps": 12, "log_every": 1, "checkpoint_every": 3, "compile": False}
+    every = {"num_steps": 12, "log_every": 1, "checkpoint_every": 3, "compile": False}
+    steps = {"total_batch_size": 128, "device_batch_size": 2, **every}
+    rl = {**steps, "num_steps": 6, "checkpoint_every": 2}
     return [
         Download(),
         Tokenizer(vocab_size=320, max_chars=100_000),
@@ -112,7 +115,7 @@ def micro() -> list[Stage]:
         ChatEvalMid(**asked),
         Sft(mixture="arithmetic:40, identity:40", **steps),
         ChatEvalSft(**asked),
-        Rl(task="arithmetic", prompts_per_step=2, samples_per_prompt=2, max_new_tokens=8, **{**steps, "num_steps": 6, "checkpoint_every": 2}),
+        Rl(task="arithmetic", prompts_per_step=2, samples_per_prompt=2, max_new_tokens=8, **rl),
         ChatEvalRl(**asked),
         Report(),
         Register(),
@@ -128,13 +131,13 @@ def _real(depth: int, num_shards: int, *, architecture: str = "modern", vocab_si
         "num_shards": num_shards,
     }
     asked = {"tasks": "arc_easy, arc_challenge, mmlu, gsm8k, humaneval, spelling", "max_problems": 20_000}
-    classic = architecture == "classic"
+    classic, eight = architecture == "classic", {"num_ranks": 8, "eval_every": 250}
     return [
         Download(**web),
         Tokenizer(vocab_size=vocab_size),
         Tokenize(packing="stream" if classic else "best_fit"),
         TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval"),
-        Pretrain(depth=depth, architecture=architecture, num_ranks=8, eval_every=250, warmdown_ratio=0.2 if classic else 0.65),
+        Pretrain(depth=depth, architecture=architecture, warmdown_ratio=0.2 if classic else 0.65, **eight),
         BaseEval(eval_rows=10_240),  # with the CORE bundle at hand: base_eval.core=all base_eval.core_data=FOLDER
         Midtrain(
             mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity:2000, spelling:200000, counting:80000",
@@ -142,7 +145,8 @@ def _real(depth: int, num_shards: int, *, architecture: str = "modern", vocab_si
         ),
         ChatEvalMid(**asked),
         Sft(
-            mixture="arc_easy:2300, arc_challenge:1100, gsm8k:8000, smoltalk:10000, identity:1000, spelling:300, counting:300",
+            mixture="arc_easy:2300, arc_challenge:1100, gsm8k:8000, smoltalk:10000, "
+            "identity:1000, spelling:300, counting:300",
             lr_frac=0.02, warmdown_ratio=1.0, num_ranks=8, device_batch_size=4, eval_every=100,
         ),
         ChatEvalSft(**asked),

@@ -66,7 +66,7 @@ class Knob:
         return typing.get_args(self.type) if typing.get_origin(self.type) is Literal else ()
 
     def parse(self, value: Any, where: str) -> Any:
-        """The value in the knob's type; text is what the command line gives. ValueError names the knob and the remedy."""
+        """The value in the knob's type, also from text. ValueError names the knob and the remedy."""
         parsed = _parse(self.type, value, where)
         for bound, wrong, word in (
             (self.at_least, lambda b: parsed < b, "at least"),
@@ -100,7 +100,7 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a stage works: input directories, a fresh directory for the artifact, a work directory that survives attempts."""
+    """Where a stage works: its inputs, a fresh directory for the artifact, a work directory that survives attempts."""
 
     inputs: Mapping[str, Path]
     input_parts: Mapping[str, tuple[Path, ...]]
@@ -196,9 +196,8 @@ class Stage:
 
     def values(self, kind: Kind, *, of_parts: bool = False) -> dict[str, Any]:
         """The knobs of one kind with their values."""
-        return {
-            k.name: getattr(self, k.name) for k in self.knobs().values() if k.kind == kind and (k.of_parts or not of_parts)
-        }
+        chosen = [knob for knob in self.knobs().values() if knob.kind == kind and (knob.of_parts or not of_parts)]
+        return {knob.name: getattr(self, knob.name) for knob in chosen}
 
     def replaced(self, **knobs: Any) -> Self:
         """A copy with some knobs changed; an unknown one is refused with its nearest neighbour."""

@@ -1,8 +1,8 @@
 """Where artifacts live: files under an address, and `record.json`, written last, whose presence means "whole".
 
 `Store` is the small interface of all stores and what they share; `FileStore` is the local folder, the embedded default
-(`flows/store.py` adds S3). Promises: what is not whole is invisible; what is damaged is refused by digest; a conditional
-`put` lets exactly one writer win. It does not decide what has to be made (runner.py).
+(`flows/store.py` adds S3). Promises: what is not whole is invisible; what is damaged is refused by digest; a
+conditional `put` lets exactly one writer win. It does not decide what has to be made (runner.py).
 """
 
 from __future__ import annotations

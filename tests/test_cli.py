@@ -1,8 +1,8 @@
 """The command line: what cannot end well is refused in one line before any stage starts; plans are data."""
 
 import json
-import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -174,7 +174,7 @@ def test_every_command_has_help(capsys):
 
 def test_the_readme_s_generated_parts_are_fresh(tmp_path, capsys):
     readme = tmp_path / "README.md"
-    shutil.copyfile(os.path.join(os.path.dirname(__file__), "..", "README.md"), readme)
+    shutil.copyfile(Path(__file__).parents[1] / "README.md", readme)
     assert library.main(["readme", "--file", str(readme), "--check"]) == 0
     readme.write_text(readme.read_text().replace("**rl**", "**lr**"))
     assert library.main(["readme", "--file", str(readme), "--check"]) == 1

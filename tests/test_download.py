@@ -13,13 +13,13 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.broken_server import broken_server
 
 from nanochat.corpus import PYTHON_DOCS_SHARDS
 from nanochat.download import download, gather, write_texts
 from nanochat.metrics import Metrics, read
 from nanochat.pipeline import Download
 from nanochat.stage import Place
+from tests.broken_server import broken_server
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import hashlib
 import time
 
 import pytest
-from tests.broken_server import BODY, broken_server
 
 from nanochat.fetch import LONGEST_WAIT, fetch
+from tests.broken_server import BODY, broken_server
 
 
 @pytest.fixture

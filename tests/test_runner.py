@@ -202,7 +202,7 @@ def test_a_stage_that_keeps_asking_to_be_resumed_is_given_up(tmp_path, monkeypat
 
 def test_a_stage_that_ends_well_without_its_files_has_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "run", lambda process, tick, grace: 0)
-    with pytest.raises(StageFailed, match="without making index.json"):
+    with pytest.raises(StageFailed, match="without making index"):
         perform(job(), workshop(tmp_path), Recorder())
 
 
