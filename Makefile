@@ -35,7 +35,7 @@ demo: install  ## the recipe `tiny` through Prefect on the CPU, from text to a r
 
 test: install  ## pytest and cargo test
 	cd bpe && cargo test --quiet
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: install  ## lint, format and the README's generated parts
 	$(BIN)/ruff check .

@@ -22,12 +22,18 @@ class Download(Stage, makes=("index.json",), mapped=True):
     """Fetches the corpus, one part a shard; part 0 is the pinned validation shard."""
 
     corpus: str = identity("python-docs", "name of the corpus; python-docs is the embedded one, made on this machine")
-    url: str = execution("", "where the shards are: https://, s3:// or file:// with {index:05d}, or datasets:PATH/CONFIG/SPLIT")
+    url: str = execution(
+        "", "where the shards are: https://, s3:// or file:// with {index:05d}, or datasets:PATH/CONFIG/SPLIT"
+    )
     num_shards: int = identity(1, "training shards to fetch", at_least=1, of_parts=False)
-    validation_shard: int = identity(-1, "index of the pinned validation shard in the source; -1: the embedded corpus's own")
+    validation_shard: int = identity(
+        -1, "index of the pinned validation shard in the source; -1: the embedded corpus's own"
+    )
     text_column: str = identity("text", "column of the shards that holds the text")
     revision: str = identity("", "hand-bumped when the same name stands for other text")
-    environment: str = identity("auto", "python-docs: digest of the versions of Python and packages; auto: of this machine")
+    environment: str = identity(
+        "auto", "python-docs: digest of the versions of Python and packages; auto: of this machine"
+    )
     timeout_seconds: float = execution(60.0, "a connection that gives nothing for so long is tried again", at_least=1)
     retries: int = execution(5, "attempts per shard, with exponential backoff", at_least=1)
 
@@ -78,7 +84,8 @@ class Tokenize(Stage, takes=(Download, Tokenizer), makes=("index.json", "token_b
 
     sequence_len: int = identity(2048, "tokens a row: the context of the model", at_least=8)
     packing: Literal["best_fit", "stream"] = identity(
-        "best_fit", "best_fit: rows start with a document, what does not fit is cropped; stream: cut anywhere, nothing lost"
+        "best_fit",
+        "best_fit: rows start with a document, what does not fit is cropped; stream: cut anywhere, nothing lost",
     )
     buffer_docs: int = identity(1000, "documents among which best_fit looks for one that fits", at_least=1)
     threads: int = execution(0, "threads; 0: one per core", at_least=0)
@@ -100,7 +107,10 @@ class Tokenize(Stage, takes=(Download, Tokenizer), makes=("index.json", "token_b
 class TaskData(Stage, makes=("index.json",)):
     """Fetches the data of the real chat tasks, so that no training process ever opens a socket."""
 
-    tasks: str = identity("", "real tasks to fetch, comma-separated (smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval); generated ones need none")
+    tasks: str = identity(
+        "",
+        "real tasks to fetch, comma-separated (smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval); generated ones need none",
+    )
     revision: str = identity("", "hand-bumped when the same names stand for other data")
     source: str = execution("", "folder with JSON lines (TASK_SPLIT.jsonl); empty: Hugging Face `datasets`")
 
@@ -117,13 +127,17 @@ class Trained(Stage, abstract=True):
     """What all stages that train have in common."""
 
     seed: int = identity(1, "of the initial weights, the order of the data and the samples", at_least=0)
-    total_batch_size: int = identity(0, "tokens per optimizer step over all ranks; 0: as the depth says, or as before", at_least=0)
+    total_batch_size: int = identity(
+        0, "tokens per optimizer step over all ranks; 0: as the depth says, or as before", at_least=0
+    )
     num_steps: int = identity(0, "optimizer steps; 0: as the horizon or one epoch says", at_least=0)
     device_batch_size: int = execution(32, "rows per rank and forward pass; lower it when memory runs out", at_least=1)
     num_ranks: int = execution(1, "processes, one per GPU", at_least=1)
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to train")
     compile: bool = execution(True, "compile the model: seconds once, then about twice as fast")
-    dtype: Literal["auto", "bfloat16", "float32"] = execution("auto", "of the matrix products; auto: bfloat16 where the processor has it")
+    dtype: Literal["auto", "bfloat16", "float32"] = execution(
+        "auto", "of the matrix products; auto: bfloat16 where the processor has it"
+    )
     log_every: int = execution(10, "steps between two logged metrics", at_least=1)
     eval_every: int = execution(0, "steps between two looks at the validation loss; 0: only at the end", at_least=0)
     checkpoint_every: int = execution(250, "steps between two checkpoints; 0: only at the end", at_least=0)
@@ -132,14 +146,24 @@ class Trained(Stage, abstract=True):
 class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"):
     """Pretrains a GPT whose every size follows from its depth."""
 
-    depth: int = identity(20, "layers: the one dial; width, heads, batch, horizon, learning rates and decay follow", at_least=1)
-    architecture: Literal["modern", "classic"] = identity("modern", "classic: the plain model of the first write-ups; modern: what was learned since")
+    depth: int = identity(
+        20, "layers: the one dial; width, heads, batch, horizon, learning rates and decay follow", at_least=1
+    )
+    architecture: Literal["modern", "classic"] = identity(
+        "modern", "classic: the plain model of the first write-ups; modern: what was learned since"
+    )
     aspect_ratio: int = identity(64, "width = aspect_ratio * depth", at_least=1)
     head_dim: int = identity(128, "width of an attention head", at_least=2)
     kv_heads: int = identity(0, "heads of keys and values (grouped-query attention); 0: as many as heads", at_least=0)
-    window_pattern: str = identity("", "attention windows tiled over the layers, S short, L long; empty: the architecture's")
-    tokens_per_parameter: float = identity(0.0, "horizon, where num_steps is 0; 0: the architecture's (classic 20, modern 12)", at_least=0)
-    max_epochs: int = identity(1, "times the corpus may be gone through; more text needed than that is refused", at_least=1)
+    window_pattern: str = identity(
+        "", "attention windows tiled over the layers, S short, L long; empty: the architecture's"
+    )
+    tokens_per_parameter: float = identity(
+        0.0, "horizon, where num_steps is 0; 0: the architecture's (classic 20, modern 12)", at_least=0
+    )
+    max_epochs: int = identity(
+        1, "times the corpus may be gone through; more text needed than that is refused", at_least=1
+    )
     matrix_lr: float = identity(0.02, "Muon's learning rate", at_least=0)
     embedding_lr: float = identity(0.2, "AdamW's learning rate of the embedding, times (width / 768)^-0.5", at_least=0)
     unembedding_lr: float = identity(0.004, "AdamW's learning rate of the head, times (width / 768)^-0.5", at_least=0)
@@ -172,7 +196,9 @@ class BaseEval(Stage, takes=(Pretrain, Tokenize), makes=SCORE_FILES, on="gpu"):
     core_max_per_task: int = identity(500, "examples per CORE task", at_least=1)
     core_data: str = execution("", "folder of the CORE bundle (core_meta.json and the JSON lines)")
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to evaluate")
-    dtype: Literal["auto", "bfloat16", "float32"] = execution("auto", "of the matrix products; auto: bfloat16 where the processor has it")
+    dtype: Literal["auto", "bfloat16", "float32"] = execution(
+        "auto", "of the matrix products; auto: bfloat16 where the processor has it"
+    )
     device_batch_size: int = execution(16, "rows per forward pass", at_least=1)
 
     def run(self, place: Place) -> dict[str, float]:
@@ -209,7 +235,9 @@ class ChatEval(Stage, abstract=True):
     max_new_tokens: int = identity(512, "tokens of an answer", at_least=1)
     temperature: float = identity(0.0, "0: always the likeliest token", at_least=0)
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to evaluate")
-    dtype: Literal["auto", "bfloat16", "float32"] = execution("auto", "of the matrix products; auto: bfloat16 where the processor has it")
+    dtype: Literal["auto", "bfloat16", "float32"] = execution(
+        "auto", "of the matrix products; auto: bfloat16 where the processor has it"
+    )
     device_batch_size: int = execution(64, "conversations decoded together", at_least=1)
 
     def run(self, place: Place) -> dict[str, float]:

@@ -84,7 +84,7 @@ def tiny() -> list[Stage]:
         Tokenizer(vocab_size=2048, max_chars=20_000_000),
         Tokenize(sequence_len=256),
         TaskData(),
-        Pretrain(depth=4, aspect_ratio=48, head_dim=64, num_steps=520, eval_every=130, **steps),
+        Pretrain(depth=4, aspect_ratio=48, head_dim=64, num_steps=440, eval_every=110, **steps),
         BaseEval(eval_rows=512),
         Midtrain(mixture=TINY_MIDTRAIN, num_steps=220, **steps),
         ChatEvalMid(**asked),
@@ -141,13 +141,19 @@ def _real(depth: int, num_shards: int, *, architecture: str = "modern", vocab_si
         BaseEval(eval_rows=10_240),  # with the CORE bundle at hand: base_eval.core=all base_eval.core_data=FOLDER
         Midtrain(
             mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity:2000, spelling:200000, counting:80000",
-            warmdown_ratio=0.2, num_ranks=8, eval_every=150,
+            warmdown_ratio=0.2,
+            num_ranks=8,
+            eval_every=150,
         ),
         ChatEvalMid(**asked),
         Sft(
             mixture="arc_easy:2300, arc_challenge:1100, gsm8k:8000, smoltalk:10000, "
             "identity:1000, spelling:300, counting:300",
-            lr_frac=0.02, warmdown_ratio=1.0, num_ranks=8, device_batch_size=4, eval_every=100,
+            lr_frac=0.02,
+            warmdown_ratio=1.0,
+            num_ranks=8,
+            device_batch_size=4,
+            eval_every=100,
         ),
         ChatEvalSft(**asked),
         Rl(task="gsm8k", num_steps=467, num_ranks=8, device_batch_size=8, checkpoint_every=60),

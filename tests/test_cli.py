@@ -69,7 +69,9 @@ def test_an_unknown_stage_is_refused_wherever_it_is_named(tmp_path, toy, capsys)
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path, toy, capsys):
     (tmp_path / "file").write_text("")
-    said = refused(capsys, "run", "micro", *toy, "--store", f"file://{tmp_path}/file/store", "--home", str(tmp_path / "home"))
+    said = refused(
+        capsys, "run", "micro", *toy, "--store", f"file://{tmp_path}/file/store", "--home", str(tmp_path / "home")
+    )
     assert f"store = 'file://{tmp_path}/file/store': cannot be written" in said
 
 

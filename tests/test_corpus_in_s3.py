@@ -23,7 +23,9 @@ def download(settings, home):
     steps = plan(recipes.apply(recipes.stages_of("micro"), settings), ["download"])
     shop = Workshop(FileStore(home / "store"), home, prepare=corpus_fetch.fetch)
     runner.run_plan(steps, shop, Watch())
-    return [shop.store.record(part.address)["files"]["text.parquet"]["sha256"] for part in steps[0].parts], steps[0].address
+    return [shop.store.record(part.address)["files"]["text.parquet"]["sha256"] for part in steps[0].parts], steps[
+        0
+    ].address
 
 
 def test_a_corpus_in_s3_is_the_same_corpus(bucket, tmp_path):
@@ -31,7 +33,9 @@ def test_a_corpus_in_s3_is_the_same_corpus(bucket, tmp_path):
     for index in range(2):
         path = toy_corpus.shard(tmp_path / "corpus", index)
         bucket.client().upload_file(str(path), "corpus", f"toy/{path.name}")
-    remote = [s for s in local if not s.startswith("download.url")] + ["download.url=s3://corpus/toy/shard_{index:05d}.parquet"]
+    remote = [s for s in local if not s.startswith("download.url")] + [
+        "download.url=s3://corpus/toy/shard_{index:05d}.parquet"
+    ]
     assert download(remote, tmp_path / "remote") == download(local, tmp_path / "local")
     missing = [*remote, "download.url=s3://corpus/toy/part_{index:05d}.parquet"]
     with pytest.raises(ValueError, match=r"s3://corpus/toy/part_0000\d.parquet does not exist"):

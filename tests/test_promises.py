@@ -25,7 +25,11 @@ from tests import toy_corpus
 from tests.s3_server import s3_server_fixture  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
-STEPS = [f"{stage}.{knob}" for stage in ("pretrain", "sft", "rl") for knob in ("num_steps=12", "checkpoint_every=3", "log_every=1")]
+STEPS = [
+    f"{stage}.{knob}"
+    for stage in ("pretrain", "sft", "rl")
+    for knob in ("num_steps=12", "checkpoint_every=3", "log_every=1")
+]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +94,9 @@ def test_a_killed_trainer_goes_on_to_the_same_weights(whole, toy, tmp_path, name
     assert "killed by SIGKILL" in said
     assert store.record(step.address) is None
     assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode == 0
-    assert digests(store)[step.address] == digests(FileStore(whole / "store"))[step.address], f"killed after step {after}"
+    assert digests(store)[step.address] == digests(FileStore(whole / "store"))[step.address], (
+        f"killed after step {after}"
+    )
     logged = [row["step"] for row in metrics.read(store.fetch(step.address) / metrics.FILE) if "loss" in row]
     assert logged == sorted(set(logged)), "a step stands twice"
 
@@ -148,7 +154,9 @@ def test_the_readme_s_new_stage_works_step_by_step(whole, toy, tmp_path):
     rows = json.loads((store.fetch(address) / "longest.json").read_text())
     assert len(rows) == 10
     assert rows == sorted(rows, key=lambda row: -row["characters"])
-    said = subprocess.run([*python, "knobs", "longest"], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    said = subprocess.run(
+        [*python, "knobs", "longest"], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
     assert "count=10: how many" in said.stdout
     assert declaration.count("\n") <= 13
 

@@ -25,9 +25,9 @@ ELSEWHERE = {
     "make demo": ".ci/run",
     "make test": ".ci/run",
     ".venv/bin/nanochat ui": "tests/test_ui.py",
-    "prefect work-pool create": "tests/test_deployments.py",
-    "prefect work-pool set-concurrency-limit": "tests/test_deployments.py",
-    "prefect deploy --all": "tests/test_deployments.py",
+    "prefect work-pool create": "deployments/README.md",  # which test_deployments.py executes word for word
+    "prefect work-pool set-concurrency-limit": "deployments/README.md",
+    "prefect deploy --all": "deployments/README.md",
     "prefect worker start": "tests/test_remote.py",
     "nanochat run tiny --only longest": "tests/test_promises.py",
     "nanochat run": "tests/test_flow.py",

@@ -31,7 +31,9 @@ def test_an_sft_knob_changes_what_follows_sft():
     assert changed("sft.num_steps=5") == {"sft", "chat_eval_sft", "rl", "chat_eval_rl", "report", "register"}
 
 
-@pytest.mark.parametrize("setting", ["device_batch_size=1", "num_ranks=2", "compile=true", "log_every=5", "dtype=float32", "url="])
+@pytest.mark.parametrize(
+    "setting", ["device_batch_size=1", "num_ranks=2", "compile=true", "log_every=5", "dtype=float32", "url="]
+)
 def test_execution_knobs_change_no_address(setting):
     assert changed(setting) == set()
 

@@ -52,7 +52,11 @@ def test_the_first_of_two_records_stands(store, tmp_path):
 def test_a_damaged_file_is_refused_with_the_remedy(store, tmp_path, damage):
     publish(store, tmp_path)
     path = store.root / "pretrain/d1-00000000/model.bin"
-    {"truncate": lambda: path.write_text("wei"), "alter": lambda: path.write_text("weighty"[:7]), "remove": path.unlink}[damage]()
+    {
+        "truncate": lambda: path.write_text("wei"),
+        "alter": lambda: path.write_text("weighty"[:7]),
+        "remove": path.unlink,
+    }[damage]()
     with pytest.raises(Damaged, match="--force pretrain"):
         FileStore(store.root).fetch("pretrain/d1-00000000")
 
@@ -124,7 +128,10 @@ def test_a_killed_holder_of_this_host_is_taken_over_at_once(store):
 
 
 def test_a_silent_holder_of_another_host_is_taken_over_after_the_ttl(store):
-    store.put("leases/rl/x.json", json.dumps({"token": 4, "host": "elsewhere", "boot": "b", "pid": 1, "started": "1"}).encode())
+    store.put(
+        "leases/rl/x.json",
+        json.dumps({"token": 4, "host": "elsewhere", "boot": "b", "pid": 1, "started": "1"}).encode(),
+    )
     lease, waited = Lease(store, "rl/x", ttl=0.2, poll=0.02), []
     assert lease.acquire(lambda: False, waited.append)
     assert waited
