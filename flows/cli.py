@@ -43,8 +43,10 @@ def command_run(args: argparse.Namespace, open_store: Any) -> int:
     """The Prefect flow, in this process, on a server that is found or started."""
     steps = planned(args)
     store = open_store(args.store, args.home)
-    preflight(steps, store)
+    if args.demo and args.only:
+        raise ValueError("--demo shows the whole pipeline: leave out --only")
     force = forced(args, steps)
+    preflight(steps, store)
     where = surroundings.read(home=args.home, store=store.uri)
     print(f"recipe {args.recipe}: {len(steps)} stages, store {store.uri}", flush=True)
     url = server.ensure(where)

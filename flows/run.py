@@ -133,7 +133,9 @@ class PipelineRun:
             self.tracker.cached(self.parent, step.address, info, lambda: self.store.fetch(step.address))
         if step.name == "report":
             text = (self.store.fetch(step.address) / "report.md").read_text()
-            attempt(create_markdown_artifact, key=artifact_key(f"scores-{step.label}"), markdown=text, description="scores")
+            attempt(
+                create_markdown_artifact, key=artifact_key(f"scores-{step.label}"), markdown=text, description="scores"
+            )
         if step.name == "register":
             entries = json.loads((self.store.fetch(step.address) / "versions.json").read_text())["versions"]
             metric = step.stage.values("identity")["metric"]

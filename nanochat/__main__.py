@@ -20,7 +20,7 @@ from nanochat.plan import Step, plan
 from nanochat.preflight import preflight
 from nanochat.runner import Job, Outcome, Watch, Workshop
 from nanochat.stage import STAGES, unknown
-from nanochat.store import FileStore, Store
+from nanochat.store import Damaged, FileStore, Store
 
 OpenStore = Callable[[str, Path], Store]
 assert pipeline.Stage, "the declarations must have been read"
@@ -251,7 +251,7 @@ def carry_out(parser: argparse.ArgumentParser, argv: list[str] | None, open_stor
     except ValueError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    except (launch.StageFailed, launch.Stopped) as error:
+    except (launch.StageFailed, launch.Stopped, Damaged, OSError, RuntimeError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

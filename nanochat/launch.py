@@ -25,6 +25,8 @@ from nanochat.lease import started_at
 MARK = "NANOCHAT_LAUNCH"  # in the environment of every process of a stage: how leftovers are found
 PARENT = "NANOCHAT_PARENT"
 RESUME = "resume.json"  # written by a stage that saved and wants to be resumed
+# What a pod or job may have set for another group of processes; torchrun sets its own.
+FOREIGN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_")
 GRACE_SECONDS = 60.0
 ORPHAN_SECONDS = 20.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -62,7 +64,8 @@ def run(process: Process, tick: Callable[[], str | None], *, grace: float = GRAC
     """
     sweep(process.mark)
     process.logs.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, MARK: process.mark, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    environment = {**inherited, MARK: process.mark, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     log = (process.logs / "stage.log").open("ab")
     with log:
         child = subprocess.Popen(
@@ -132,7 +135,8 @@ def die_with_parent() -> None:
     """To be called first in a stage's process: when the launcher dies, this one gets TERM, and ends soon anyhow."""
     if PARENT not in os.environ:
         return
-    parent = os.getppid()
+    parent = int(os.environ[PARENT])  # not getppid(): the parent may be gone before this line is reached
+    os.environ[PARENT] = str(os.getpid())  # for the ranks that torchrun starts from here
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     threading.Thread(target=_watch_parent, args=(parent,), name="parent watch", daemon=True).start()

@@ -33,6 +33,8 @@ class Lease:
         self.token = 0
         self.lost = threading.Event()
         self._etag = ""
+        self._mutex = threading.Lock()  # one writer of our own at a time
+        self._renewed = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -65,6 +67,7 @@ class Lease:
             self._etag = self.store.put(self.key, self._content(), if_absent=etag is None, if_match=etag)
         except Conflict:
             return False
+        self._renewed = time.monotonic()
         self._thread = threading.Thread(target=self._keep, name=f"lease {self.address}", daemon=True)
         self._thread.start()
         return True
@@ -74,18 +77,33 @@ class Lease:
         return json.dumps(held).encode()
 
     def _keep(self) -> None:
-        renewed = time.monotonic()
-        while not self._stop.wait(self.ttl / 6):
+        while not self._stop.wait(self.ttl / 6) and self.confirm():
+            continue
+
+    def confirm(self) -> bool:
+        """Renews the lease now; False (and `lost`) when it is not ours any more. Called before publishing, too."""
+        with self._mutex:
+            late = time.monotonic() - self._renewed > self.ttl * 2 / 3  # others may soon think us dead
             try:
-                self._etag = self.store.put(self.key, self._content(), if_match=self._etag)
-                renewed = time.monotonic()
+                self._renew(released=False)
+                self._renewed = time.monotonic()
             except Conflict:
                 self.lost.set()
-            except OSError:  # the store is away: we may go on until others may think us dead
-                if time.monotonic() - renewed > self.ttl * 2 / 3:
+            except OSError:  # the store is away
+                if late:
                     self.lost.set()
-            if self.lost.is_set():
-                return
+            return not self.lost.is_set()
+
+    def _renew(self, *, released: bool) -> None:
+        """A conditional put; one whose answer was lost on the way is recognised as ours by the holder's name."""
+        content = self._content(released=released)
+        try:
+            self._etag = self.store.put(self.key, content, if_match=self._etag)
+        except Conflict:
+            found = self.store.get(self.key)
+            if found is None or json.loads(found[0]).get("holder") != self.holder:
+                raise
+            self._etag = self.store.put(self.key, content, if_match=found[1])
 
     def release(self) -> None:
         """Gives the lease back; harmless if it was lost."""
@@ -94,14 +112,17 @@ class Lease:
             self._thread.join()
         if not self.lost.is_set():
             try:
-                self.store.put(self.key, self._content(released=True), if_match=self._etag)
+                self._renew(released=True)
             except (Conflict, OSError):
                 self.lost.set()
 
 
 def _process() -> dict[str, Any]:
     """Who we are, so that others on this host can see whether we still live."""
-    return {"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid(), "started": started_at(os.getpid())}
+    namespace = Path("/proc/self/ns/pid")  # two containers of a host may share its name but not its pids
+    space = str(namespace.readlink()) if namespace.exists() else ""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "boot": _boot_id(), "pids": space, "pid": pid, "started": started_at(pid)}
 
 
 def _boot_id() -> str:
@@ -120,6 +141,6 @@ def started_at(pid: int) -> str:
 
 def _is_dead(held: dict[str, Any]) -> bool:
     here = _process()
-    if not here["boot"] or any(held.get(name) != here[name] for name in ("host", "boot")):
+    if not here["boot"] or any(held.get(name) != here[name] for name in ("host", "boot", "pids")):
         return False
     return started_at(held["pid"]) != held["started"]

@@ -7,6 +7,7 @@ torn last line is ignored and cut off on resume); after a resume no step stands 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ class Metrics:
         self.path = path
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _cut_torn_line(path)
 
     def log(self, step: int, **values: float) -> None:
         """One line: {"step": step, "time": now, name: value, ...}."""
@@ -47,6 +49,13 @@ class Metrics:
         fresh.replace(self.path)
 
 
+def _cut_torn_line(path: Path) -> None:
+    """Removes what a killed process left of its last line."""
+    if path.exists():
+        with path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """All whole rows of a metrics file."""
     if path.exists():
@@ -64,7 +73,7 @@ class Follower:
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
-            inode = self.path.stat().st_ino
+            inode = os.fstat(file.fileno()).st_ino
             if inode != self.inode:  # replaced by truncate(): everything is read again, keyed by step
                 self.inode, self.offset = inode, 0
             file.seek(self.offset)

@@ -36,6 +36,10 @@ def run_spec(path: Path) -> int:
         return RESUME_EXIT_CODE
     except BaseException as error:
         _write(work / f"error-{rank}.json", _report(error, rank))
+        if "WORLD_SIZE" in os.environ:  # leaving tidily is collective: it would wait for ranks that wait for this one
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
         raise
     if rank == 0:
         versions = {"python": platform.python_version(), **_versions()}
@@ -79,10 +83,19 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     fresh.replace(path)
 
 
+def _shutdown_timeout() -> list[str]:
+    """The time that ranks have to save after TERM; torchrun's own 30 s may be too short for a large model."""
+    from torch.distributed.run import get_args_parser
+
+    known = any("--shutdown-timeout" in action.option_strings for action in get_args_parser()._actions)
+    return [f"--shutdown-timeout={int(launch.GRACE_SECONDS)}"] if known else []
+
+
 def run_ranks(num_ranks: int, spec: Path, logs: Path) -> None:
     """Starts the ranks of a stage on this machine through torchrun, with a log file each."""
     launch.die_with_parent()
     from torch.distributed.run import main
 
     options = ["--standalone", f"--nproc-per-node={num_ranks}", f"--log-dir={logs}", "--redirects=3"]
+    options += _shutdown_timeout()
     main([*options, "-m", "nanochat", "stage", str(spec)])

@@ -122,7 +122,9 @@ def micro() -> list[Stage]:
     ]
 
 
-def _real(depth: int, num_shards: int, *, architecture: str = "modern", vocab_size: int = 32768) -> list[Stage]:
+def _real(
+    depth: int, num_shards: int, *, architecture: str = "modern", vocab_size: int = 32768, num_ranks: int = 8
+) -> list[Stage]:
     """A run on real data and GPUs: the corpus and the task mixtures of the reference (its commit 4a87a0d and later)."""
     web = {
         "corpus": "fineweb-edu-100b-shuffle",
@@ -131,18 +133,20 @@ def _real(depth: int, num_shards: int, *, architecture: str = "modern", vocab_si
         "num_shards": num_shards,
     }
     asked = {"tasks": "arc_easy, arc_challenge, mmlu, gsm8k, humaneval, spelling", "max_problems": 20_000}
-    classic, eight = architecture == "classic", {"num_ranks": 8, "eval_every": 250}
+    classic, ranks = architecture == "classic", {"num_ranks": num_ranks}
     return [
         Download(**web),
         Tokenizer(vocab_size=vocab_size),
         Tokenize(packing="stream" if classic else "best_fit"),
         TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval"),
-        Pretrain(depth=depth, architecture=architecture, warmdown_ratio=0.2 if classic else 0.65, **eight),
+        Pretrain(
+            depth=depth, architecture=architecture, warmdown_ratio=0.2 if classic else 0.65, eval_every=250, **ranks
+        ),
         BaseEval(eval_rows=10_240),  # with the CORE bundle at hand: base_eval.core=all base_eval.core_data=FOLDER
         Midtrain(
             mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity:2000, spelling:200000, counting:80000",
             warmdown_ratio=0.2,
-            num_ranks=8,
+            **ranks,
             eval_every=150,
         ),
         ChatEvalMid(**asked),
@@ -151,12 +155,12 @@ def _real(depth: int, num_shards: int, *, architecture: str = "modern", vocab_si
             "identity:1000, spelling:300, counting:300",
             lr_frac=0.02,
             warmdown_ratio=1.0,
-            num_ranks=8,
+            **ranks,
             device_batch_size=4,
             eval_every=100,
         ),
         ChatEvalSft(**asked),
-        Rl(task="gsm8k", num_steps=467, num_ranks=8, device_batch_size=8, checkpoint_every=60),
+        Rl(task="gsm8k", num_steps=467, **ranks, device_batch_size=8, checkpoint_every=20),
         ChatEvalRl(**asked),
         Report(),
         Register(),
@@ -165,8 +169,8 @@ def _real(depth: int, num_shards: int, *, architecture: str = "modern", vocab_si
 
 @recipe
 def d12() -> list[Stage]:
-    """A small real model: under an hour on one H100, for experiments."""
-    return _real(12, 40)
+    """A small real model for experiments: pretraining is under an hour on one H100."""
+    return _real(12, 40, num_ranks=1)
 
 
 @recipe

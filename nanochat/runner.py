@@ -8,10 +8,12 @@ order the steps (plan.py) and does not know who watches.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from nanochat import launch, metrics, provenance
 from nanochat.lease import TTL_SECONDS, Lease
 from nanochat.plan import Part, Step
 from nanochat.stage import RESUME_EXIT_CODE, Stage
-from nanochat.store import Store
+from nanochat.store import Damaged, Store
 
 MAX_RESUMES = 20
 
@@ -108,28 +110,50 @@ def perform(job: Job, shop: Workshop, watch: Watch) -> Outcome:
         launch.Stopped: `watch.should_stop` or a lost lease ended it; it goes on where it was next time.
     """
     begun = time.monotonic()
-    forced = job.stage.name in shop.force and not _made_since(job, shop)
-    if not forced and (found := find(job, shop.store)) is not None:
-        return found
-    lease = Lease(shop.store, job.address, ttl=shop.lease_seconds)
+    while True:
+        forced = job.stage.name in shop.force and not _made_since(job, shop)
+        if not forced and (found := find(job, shop.store)) is not None:
+            return found
+        lease = Lease(shop.store, job.address, ttl=shop.lease_seconds)
+        if not _acquire(lease, job, shop, watch, forced):
+            continue  # somebody else has just made it
+        try:
+            if not forced and (found := find(job, shop.store)) is not None:  # made between our look and our lease
+                shutil.rmtree(work_directory(shop.home, job.address), ignore_errors=True)
+                return found
+            with _alone_in(work_directory(shop.home, job.address), watch):
+                outcome = _make(job, shop, watch, lease, begun, forced)
+        finally:
+            lease.release()
+        watch.finished(job, outcome)
+        return outcome
+
+
+def _acquire(lease: Lease, job: Job, shop: Workshop, watch: Watch, forced: bool) -> bool:
+    """True with the lease in hand; False once another run has made the artifact."""
 
     def waiting(holder: dict[str, Any]) -> None:
         watch.waiting(job, holder)
         if (reason := watch.should_stop()) is not None:
             raise launch.Stopped(reason)
 
-    if not lease.acquire(lambda: not forced and shop.store.record(job.address) is not None, waiting):
-        made = find(job, shop.store)
-        assert made is not None, job.address
-        return made
-    try:
-        if forced:
-            shop.store.forget(job.address)
-        outcome = _make(job, shop, watch, lease, begun)
-    finally:
-        lease.release()
-    watch.finished(job, outcome)
-    return outcome
+    return lease.acquire(lambda: not forced and shop.store.record(job.address) is not None, waiting)
+
+
+@contextmanager
+def _alone_in(work: Path, watch: Watch) -> Iterator[None]:
+    """The work directory belongs to one process: two stores give two leases for what is one directory here."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work.parent / f".{work.name}.lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if (reason := watch.should_stop()) is not None:
+                    raise launch.Stopped(reason) from None
+                time.sleep(0.2)
+        yield
 
 
 def _made_since(job: Job, shop: Workshop) -> bool:
@@ -157,21 +181,36 @@ def work_directory(home: Path, address: str) -> Path:
     return home / "work" / address
 
 
-def _make(job: Job, shop: Workshop, watch: Watch, lease: Lease, begun: float) -> Outcome:
+def _make(job: Job, shop: Workshop, watch: Watch, lease: Lease, begun: float, forced: bool) -> Outcome:
     work = work_directory(shop.home, job.address)
-    work.mkdir(parents=True, exist_ok=True)
-    logs = shop.home / "logs" / job.address
     watch.started(job)
     try:
         if shop.prepare is not None:
             shop.prepare(job, work)
-        result = _attempts(job, shop, watch, lease, work, logs)
+        result = _attempts(job, shop, watch, lease, work)
+        standing = _publish(job, shop, lease, work, result, begun, forced)
     except launch.Stopped as stop:
         watch.failed(job, "KILLED", str(stop))
         raise
     except launch.StageFailed as failure:
         watch.failed(job, "FAILED", str(failure))
         raise
+    except Exception as error:
+        watch.failed(job, "FAILED", f"{job.address}: {type(error).__name__}: {error}")
+        raise
+    shutil.rmtree(work)
+    return Outcome(job.address, standing, cached=False, seconds=time.monotonic() - begun)
+
+
+def _publish(
+    job: Job, shop: Workshop, lease: Lease, work: Path, result: Mapping[str, Any], begun: float, forced: bool
+) -> dict[str, Any]:
+    """Puts the files of the finished process into the store; nothing, if the lease has gone to somebody else."""
+
+    def confirm() -> None:
+        if not lease.confirm():
+            raise launch.Stopped(f"the lease of {job.address} was lost to another run")
+
     record = {
         "preimage": job.preimage,
         "execution": job.stage.values("execution"),
@@ -184,19 +223,23 @@ def _make(job: Job, shop: Workshop, watch: Watch, lease: Lease, begun: float) ->
         "finished": time.time(),
         "seconds": round(time.monotonic() - begun, 3),
     }
-    files = {name: work / "out" / name for name in job.stage.makes if job.part is None}
-    files |= {path.name: path for path in sorted((work / "out").iterdir()) if path.is_file()}
-    if (work / metrics.FILE).exists():
-        files[metrics.FILE] = work / metrics.FILE
-    standing = shop.store.publish(job.address, files, record)
-    shutil.rmtree(work)
-    return Outcome(job.address, standing, cached=False, seconds=time.monotonic() - begun)
+    if (work / metrics.FILE).exists():  # a copy: the store may link what it is given
+        shutil.copyfile(work / metrics.FILE, work / "out" / metrics.FILE)
+    files = {path.name: path for path in sorted((work / "out").iterdir()) if path.is_file()}
+    confirm()
+    if forced:  # only now: what is there serves others until there is something better
+        shop.store.forget(job.address)
+    return shop.store.publish(job.address, files, record, confirm)
 
 
-def _attempts(job: Job, shop: Workshop, watch: Watch, lease: Lease, work: Path, logs: Path) -> dict[str, Any]:
+def _attempts(job: Job, shop: Workshop, watch: Watch, lease: Lease, work: Path) -> dict[str, Any]:
     """Runs the stage's process until it is done; one that asks to be resumed is started again."""
+    logs = shop.home / "logs" / job.address
     for _ in range(MAX_RESUMES):
-        spec = _spec(job, shop, work)
+        try:
+            spec = _spec(job, shop, work)
+        except (KeyError, Damaged) as error:
+            raise launch.StageFailed(f"{job.address}: an input is gone or damaged: {error}") from error
         process = launch.Process(spec, getattr(job.stage, "num_ranks", 1), logs, mark=str(work.absolute()))
         follower = metrics.Follower(work / metrics.FILE)
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,16 +79,24 @@ class Store(ABC):
         """Addresses of all whole artifacts."""
         return [key.removesuffix(f"/{RECORD}") for key in self.keys() if key.endswith(f"/{RECORD}")]
 
-    def publish(self, address: str, files: Mapping[str, Path], record: Mapping[str, Any]) -> dict[str, Any]:
+    def publish(
+        self,
+        address: str,
+        files: Mapping[str, Path],
+        record: Mapping[str, Any],
+        confirm: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
         """Uploads the files in parallel, then the record. Where another writer was first, its record stands.
 
-        Returns the record that stands, with size and sha256 of each file.
+        `confirm` is called between the two; it raises where we must not publish any more. Returns the record that
+        stands, with size and sha256 of each file.
         """
         with ThreadPoolExecutor(max_workers=8) as pool:
             digests = dict(zip(files, pool.map(sha256_of, files.values()), strict=True))
             list(pool.map(lambda name: self.upload(f"{address}/{name}", files[name], digests[name]), files))
         sizes = {name: {"size": path.stat().st_size, "sha256": digests[name]} for name, path in files.items()}
         whole = {"address": address, "files": sizes, **record}
+        confirm()
         try:
             self.put(f"{address}/{RECORD}", json.dumps(whole, indent=1).encode(), if_absent=True)
         except Conflict:

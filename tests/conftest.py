@@ -1,4 +1,4 @@
-"""Fixtures that several test files share; a session has one server and one finished run.
+"""Fixtures that several test files share; a session has one Prefect server and one finished run.
 
 Torch is given one thread: the tests' models are tiny, and two threads that wait for each other by spinning cost more
 than they bring as soon as the machine has anything else to do (78 s against 18 s for the optimizer's tests).
@@ -6,9 +6,21 @@ than they bring as soon as the machine has anything else to do (78 s against 18 
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; stages started by tests inherit it
 
 from tests.flow_home import home, made
 from tests.prefect_server import deployed, prefect_server
 
 __all__ = ["deployed", "home", "made", "prefect_server"]
+
+
+@pytest.fixture(autouse=True)
+def same_environment():
+    """Nothing that a test or a library (MLflow's tracking URI) puts into the environment outlives the test."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)

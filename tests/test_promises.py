@@ -111,7 +111,10 @@ def test_an_s3_store_gives_the_same_addresses_and_digests(whole, toy, tmp_path, 
 
 
 def test_two_ranks_train_the_same_model(whole, toy, tmp_path):
-    """Stated tolerance: losses to 1e-3, weights to 2e-3 of their largest (fp32; sums in another order)."""
+    """Stated tolerance: losses to 1e-3, each parameter to 2 % of its norm.
+
+    The sums run in another order, and Newton-Schulz works in bf16; a wrong update would be off by its whole size.
+    """
     settings = [*toy, "dtype=float32"]
     found = []
     for ranks in (1, 2):
@@ -126,7 +129,7 @@ def test_two_ranks_train_the_same_model(whole, toy, tmp_path):
     (losses_1, weights_1), (losses_2, weights_2) = found
     numpy.testing.assert_allclose(losses_2, losses_1, rtol=1e-3)
     for name, weight in weights_1.items():
-        numpy.testing.assert_allclose(weights_2[name], weight, atol=2e-3 * numpy.abs(weight).max() + 1e-7, err_msg=name)
+        assert numpy.linalg.norm(weights_2[name] - weight) <= 0.02 * numpy.linalg.norm(weight) + 1e-4, name
 
 
 def blocks(text, language):

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import launch, provenance
+from nanochat import launch, metrics, provenance, recipes, runner
 from nanochat.launch import StageFailed, Stopped
 from nanochat.pipeline import TaskData
 from nanochat.plan import plan
 from nanochat.runner import Job, Watch, Workshop, find, perform, work_directory
 from nanochat.store import FileStore
+from tests import toy_corpus
 
 
 def job():
@@ -212,3 +213,80 @@ def test_the_code_of_a_stage_is_what_it_imports_and_nothing_else():
     assert "nanochat.rl" not in used
     assert "nanochat.pipeline" not in used
     assert provenance.closure(["json", "nanochat.nowhere"]) == set()
+
+
+class LosesTheLease(Watch):
+    """Another run takes the address over while ours works."""
+
+    def __init__(self, store):
+        self.store, self.ended = store, []
+
+    def started(self, job):
+        self.store.put(f"leases/{job.address}.json", b'{"token": 9, "holder": "another"}')
+
+    def failed(self, job, status, cause):
+        self.ended.append((status, cause))
+
+
+def test_a_run_that_lost_its_lease_publishes_nothing(tmp_path):
+    shop = workshop(tmp_path)
+    watch = LosesTheLease(shop.store)
+    with pytest.raises(Stopped, match="was lost to another run"):
+        perform(job(), shop, watch)
+    assert watch.ended[0][0] == "KILLED"
+    assert shop.store.record(job().address) is None
+
+
+def test_a_forced_stage_that_fails_leaves_the_old_artifact_in_place(tmp_path):
+    source = tmp_path / "tasks"
+    source.mkdir()
+    row = {"question": "1 + 1?", "answer": "#### 2"}
+    for split in ("train", "test"):
+        (source / f"gsm8k_{split}.jsonl").write_text(json.dumps({**row, "question": f"{split}: 1 + 1?"}) + "\n")
+    again = Job(plan([TaskData(tasks="gsm8k", source=str(source))])[0])
+    before = perform(again, workshop(tmp_path), Recorder())
+    (source / "gsm8k_test.jsonl").unlink()
+    shop = Workshop(FileStore(tmp_path / "store"), tmp_path, {"pipeline_run": "two"}, force=frozenset(["task_data"]))
+    with pytest.raises(StageFailed):
+        perform(again, shop, Recorder())
+    assert shop.store.record(again.address) == before.record
+    shop.store.fetch(again.address)
+
+
+def test_two_stores_share_no_work_directory_at_the_same_time(tmp_path):
+    work = work_directory(tmp_path, job().address)
+    with runner._alone_in(work, Recorder()), pytest.raises(Stopped, match="enough"):
+        perform(job(), workshop(tmp_path), Recorder(reason="enough"))
+
+
+def test_a_torn_last_line_of_metrics_is_cut_off(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    metrics.Metrics(path).log(2, loss=1.5)
+    rows = list(metrics.read(path))
+    assert [row["step"] for row in rows] == [1, 2]
+    path.write_text(path.read_text() + "not json\n[1]\n")
+    assert len(list(metrics.read(path))) == 2
+    nowhere = metrics.Metrics(None)
+    nowhere.log(1, loss=1.0)
+    nowhere.truncate(0)
+    assert list(metrics.read(tmp_path / "none")) == []
+
+
+def test_a_lost_input_is_the_cause(tmp_path):
+    steps = plan(recipes.apply(recipes.stages_of("micro"), toy_corpus.make(tmp_path / "corpus")), ["tokenizer"])
+    shop = workshop(tmp_path)
+    runner.run_plan(steps[:1], shop, Watch())
+    shop.store.forget(steps[0].address)
+    with pytest.raises(StageFailed, match="an input is gone or damaged"):
+        perform(Job(steps[1]), shop, Recorder())
+
+
+def test_what_another_job_left_in_the_environment_makes_no_rank(tmp_path, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "7")
+    process = script(
+        tmp_path, "import os; print([n for n in os.environ if n in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR')])"
+    )
+    assert launch.run(process, lambda: None) == 0
+    assert (tmp_path / "logs" / "stage.log").read_text() == "[]\n"

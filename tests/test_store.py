@@ -173,3 +173,48 @@ def test_release_survives_a_store_that_is_away(tmp_path):
     store.away = True
     lease.release()
     assert lease.lost.is_set()
+
+
+class Forgetful(FileStore):
+    """A store whose answer to a put gets lost on the way: the put has happened, the caller does not hear of it."""
+
+    deaf = False
+
+    def put(self, *args, **kwargs):
+        etag = super().put(*args, **kwargs)
+        if self.deaf:
+            self.deaf = False
+            raise OSError("the answer was lost")
+        return etag
+
+
+def test_a_lost_answer_is_not_a_lost_lease(tmp_path):
+    store = Forgetful(tmp_path)
+    lease = Lease(store, "rl/x")
+    lease.acquire(lambda: False, never)
+    store.deaf = True
+    assert lease.confirm()
+    assert lease.confirm(), "our own put was taken for another holder's"
+    lease.release()
+    assert json.loads(store.get("leases/rl/x.json")[0])["released"]
+
+
+def test_who_has_lost_the_lease_can_no_longer_confirm_it(store):
+    lease = Lease(store, "rl/x")
+    lease.acquire(lambda: False, never)
+    store.put("leases/rl/x.json", b'{"token": 9, "holder": "another"}')
+    assert not lease.confirm()
+    lease.release()
+
+
+def test_a_holder_in_another_container_of_this_host_is_not_taken_for_dead(store):
+    lease = Lease(store, "rl/x")
+    lease.acquire(lambda: False, never)
+    held = json.loads(store.get("leases/rl/x.json")[0])
+    lease.release()
+    store.put("leases/rl/x.json", json.dumps({**held, "pid": 2**30, "pids": "pid:[1]"}).encode())
+    waited = []
+    other = Lease(store, "rl/x", ttl=0.2, poll=0.02)
+    assert other.acquire(lambda: False, waited.append)
+    assert waited
+    other.release()
