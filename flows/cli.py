@@ -46,7 +46,7 @@ def command_run(args: argparse.Namespace, open_store: Any) -> int:
     if args.demo and args.only:
         raise ValueError("--demo shows the whole pipeline: leave out --only")
     force = forced(args, steps)
-    preflight(steps, store)
+    preflight(steps, store, force)
     where = surroundings.read(home=args.home, store=store.uri)
     print(f"recipe {args.recipe}: {len(steps)} stages, store {store.uri}", flush=True)
     url = server.ensure(where)
@@ -129,25 +129,21 @@ def command_ui(args: argparse.Namespace, open_store: Any) -> int:
     with log.open("ab") as output:
         child = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=where.home)
     try:
-        _wait_for(f"http://127.0.0.1:{port}/health", child, log)
+        _wait_for(port, child, log)
         print(f"MLflow   http://127.0.0.1:{port}")
         print("Ctrl-C ends MLflow's page; `nanochat ui --stop` ends Prefect's server.", flush=True)
-        return child.wait()
+        child.wait()
+        raise RuntimeError(f"MLflow's server ended: see {log}")
     finally:
         child.terminate()
         child.wait()
 
 
-def _wait_for(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
-    import urllib.request
-
-    while child.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.3)
-    raise ValueError(f"MLflow's server ended: see {log}")
+def _wait_for(port: int, child: subprocess.Popen[bytes], log: Path) -> None:
+    while not server.listens(child.pid, port):  # what answers there may be somebody else's
+        if child.poll() is not None:
+            raise RuntimeError(f"MLflow's server ended: see {log}")
+        time.sleep(0.3)
 
 
 def command_ls(args: argparse.Namespace, open_store: Any) -> int:

@@ -85,7 +85,7 @@ def pipeline(
         settings = [*([] if seed is None else [f"seed={seed}"]), *settings_of(filled_in(knobs))]
         steps = plan(apply(stages_of(recipe), settings), only)
         run = PipelineRun(recipe, steps, surroundings.read(store=store), frozenset(force), gpu_deployment)
-        preflight(steps, run.store)
+        preflight(steps, run.store, run.force)
     except ValueError as refused:  # the user's: nothing was started
         return Failed(message=str(refused))
     return _conducted(run, steps, str(flow_run.get_id() or ""))
@@ -154,19 +154,29 @@ def _conducted(run: PipelineRun, steps: list[Step], pipeline_run: str, tracking_
 def _carry_out(steps: list[Step], run: PipelineRun) -> list[str]:
     """Submits all steps and waits for them; the causes of what failed by itself."""
     futures: Futures = {}
+    causes: list[str] = []
     try:
-        for step in steps:
-            _submit(step, run, futures)
+        causes += _submit_all(steps, run, futures)
         _wait(futures)
     except KeyboardInterrupt:
         run.stopping.set()
-    except BaseException:  # Prefect's termination signal: end the stages, then let it through
+    except BaseException:  # Prefect's termination signal, a bug: end the stages, then let it through
         run.stopping.set()
         _wait(futures)
         raise
     _wait(futures)
-    causes = [cause for future in futures.values() if (cause := _cause(future))]
+    causes += [cause for future in futures.values() if (cause := _cause(future))]
     return list(dict.fromkeys(causes))
+
+
+def _submit_all(steps: list[Step], run: PipelineRun, futures: Futures) -> list[str]:
+    """Submits the steps; the cause, where the store does not say what it holds: what was submitted still ends."""
+    for step in steps:
+        try:
+            _submit(step, run, futures)
+        except (OSError, ValueError) as error:
+            return [f"{step.address}: {type(error).__name__}: {error}"]
+    return []
 
 
 def _submit(step: Step, run: PipelineRun, futures: Futures) -> None:

@@ -1,15 +1,18 @@
 """A stage on another work pool: attach to the run that makes its address, or start one, and wait for it.
 
-Promises: two pipelines that want the same address share one run; a crashed attempt is started again, a failed one is
-not; the store decides, not the child's state; a cancelled pipeline takes the runs that it started along; a server that
-is away for a while ends nothing. (The pattern and its traps were measured on Prefect 3.8.8.)
+Promises: two pipelines that want the same address of the same store share one run; a crashed attempt is started
+again, a failed one is not; the store decides, not the child's state (of a forced stage only what was made since); a
+cancelled pipeline takes the runs that it started along; a server that is away for a while ends nothing.
+(The pattern and its traps were measured on Prefect 3.8.8.)
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import httpx
@@ -21,8 +24,10 @@ from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 from prefect.states import Cancelling
 
+from flows.watch import attempt
 from nanochat.launch import StageFailed, Stopped
 from nanochat.runner import Job, Outcome, find
+from nanochat.stage import digest
 
 if TYPE_CHECKING:
     from flows.run import PipelineRun
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 3.0
 RESTARTS = 3  # of a run that crashed: a worker that was restarted, a node that was preempted
+T = TypeVar("T")
 LIVE = {"SCHEDULED", "PENDING", "RUNNING", "PAUSED"}
 
 
@@ -37,11 +43,11 @@ def make(run: PipelineRun, job: Job, watch: FlowWatch) -> Outcome:
     """Has the GPU pool make the artifact. Raises StageFailed or Stopped as `runner.perform` does."""
     with get_client(sync_client=True) as client:
         for _ in range(1 + RESTARTS):
-            child = _attach_or_start(client, run, job)
+            child = _patiently(lambda: _attach_or_start(client, run, job), run)
             state = _follow(client, child, run, job, watch)
             found = find(job, run.store)
-            if found is not None:
-                ours = found.record.get("facts", {}).get("pipeline_run") == run.id
+            ours = found is not None and found.record.get("facts", {}).get("pipeline_run") == run.id
+            if found is not None and (ours or state.is_completed() or not _is_forced(job, run)):
                 outcome = dataclasses.replace(found, cached=not ours, seconds=found.record["seconds"] if ours else 0.0)
                 watch.finished(job, outcome)
                 return outcome
@@ -56,7 +62,8 @@ def cancel_children(flow: Any, flow_run: FlowRun, state: State) -> None:
     with get_client(sync_client=True) as client:
         for child in _tagged(client, f"parent:{flow_run.id}"):
             if _is_live(child):
-                _cancel(client, child.id)
+                with suppress(httpx.HTTPError):  # one that cannot be told keeps nobody from telling the others
+                    _cancel(client, child.id)
 
 
 def _follow(client: SyncPrefectClient, child: FlowRun, run: PipelineRun, job: Job, watch: FlowWatch) -> State:
@@ -65,7 +72,7 @@ def _follow(client: SyncPrefectClient, child: FlowRun, run: PipelineRun, job: Jo
     while (state := _state(client, child.id)) is None or not state.is_final():
         if run.stopping.is_set():
             if _is_ours(child, run):
-                _cancel(client, child.id)
+                attempt(_cancel, client, child.id)
             raise Stopped("the run was cancelled")
         relay.pass_on()
         if watch.display:
@@ -77,9 +84,10 @@ def _follow(client: SyncPrefectClient, child: FlowRun, run: PipelineRun, job: Jo
 
 
 def _attach_or_start(client: SyncPrefectClient, run: PipelineRun, job: Job) -> FlowRun:
-    known = _tagged(client, f"address:{job.address}")
+    wanted = [f"address:{job.address}", f"store:{digest(run.store.uri)[:8]}"]
+    known = _tagged(client, *wanted)
     for earlier in known:
-        if _is_live(earlier):
+        if _is_live(earlier) and (_is_ours(earlier, run) or not _is_forced(job, run)):  # others' may only find it made
             return earlier
     parameters = {
         "recipe": run.recipe,
@@ -89,7 +97,7 @@ def _attach_or_start(client: SyncPrefectClient, run: PipelineRun, job: Job) -> F
         "store": run.where.store,
         "pipeline_run": run.id,
         "tracking_parent": run.parent,
-        "force": job.stage.name in run.force,
+        "force": _is_forced(job, run),
     }
     return run_deployment(
         run.gpu_deployment,
@@ -97,13 +105,26 @@ def _attach_or_start(client: SyncPrefectClient, run: PipelineRun, job: Job) -> F
         timeout=0,
         as_subflow=True,
         flow_run_name=job.address,
-        idempotency_key=f"{job.address}:{len(known)}",  # the address alone would give back a failed run
-        tags=[f"address:{job.address}", f"parent:{run.id}"],
+        idempotency_key=":".join((*wanted, str(len(known)))),  # without the count it would give back a failed run
+        tags=[*wanted, f"parent:{run.id}"],
     )
 
 
-def _tagged(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
-    return client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])))
+def _patiently(call: Callable[[], T], run: PipelineRun) -> T:
+    """What the server says, once it is there; Stopped, if the run is cancelled before. What it refuses is raised."""
+    while True:
+        try:
+            return call()
+        except httpx.HTTPError as error:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.is_client_error:
+                raise
+            get_run_logger().warning("Prefect's server does not answer, asking again: %s", error)
+        if run.stopping.wait(POLL_SECONDS):
+            raise Stopped("the run was cancelled")
+
+
+def _tagged(client: SyncPrefectClient, *tags: str) -> list[FlowRun]:
+    return client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=list(tags))))
 
 
 def _is_live(child: FlowRun) -> bool:
@@ -112,6 +133,10 @@ def _is_live(child: FlowRun) -> bool:
 
 def _is_ours(child: FlowRun, run: PipelineRun) -> bool:
     return f"parent:{run.id}" in child.tags
+
+
+def _is_forced(job: Job, run: PipelineRun) -> bool:
+    return job.stage.name in run.force
 
 
 def _state(client: SyncPrefectClient, run_id: UUID) -> State | None:

@@ -58,7 +58,8 @@ class PipelineRun:
         try:
             yield
         except BaseException as error:
-            self.end("KILLED" if self.stopping.is_set() else "FAILED", str(error) or type(error).__name__)
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"  # Ctrl-C and signals are no Exceptions
+            self.end(status, str(error) or type(error).__name__)
             raise
         finally:
             if self.owns_parent:

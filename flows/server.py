@@ -22,6 +22,7 @@ from nanochat.lease import started_at
 
 PREFERRED_PORT = 4200
 START_SECONDS = 120.0
+PROBE_SECONDS = 5.0
 STATE = "server.json"
 # No statistics to anybody, no banners; leases of concurrency slots on disk, so that a restart of the server does not
 # end a running flow; heartbeats, so that a dead flow can be seen.
@@ -50,13 +51,19 @@ def ensure(settings: Settings) -> str:
 
 
 def running(settings: Settings) -> str | None:
-    """The address of our own server, if it is up."""
-    state = _home(settings) / STATE
-    if not state.exists():
+    """The address of our own server, if it is up. One that lives is waited for: training may keep it from answering."""
+    try:
+        ours = json.loads((_home(settings) / STATE).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):  # a torn one is none
         return None
-    ours = json.loads(state.read_text())
-    alive = started_at(ours.get("pid", 0)) == ours.get("started")  # not another program on the same port
-    return ours["url"] if alive and _answers(ours["url"]) else None
+    deadline = time.monotonic() + START_SECONDS
+    while started_at(ours["pid"]) == ours["started"]:  # not another program on the same port
+        if _answers(ours["url"]):
+            return ours["url"]
+        if not ours["started"] or time.monotonic() > deadline:  # no start time: of a system without /proc
+            return None
+        time.sleep(0.3)
+    return None
 
 
 def stop(settings: Settings) -> bool:
@@ -83,7 +90,7 @@ def _prefect_server(settings: Settings, *words: str, url: str = "") -> str:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+        with urllib.request.urlopen(f"{url}/health", timeout=PROBE_SECONDS) as answer:
             return answer.status == 200
     except OSError:
         return False
@@ -96,16 +103,34 @@ def _start(settings: Settings) -> str:
     port = free_port(PREFERRED_PORT)
     url = f"http://127.0.0.1:{port}/api"
     said = _prefect_server(settings, "start", "--background", "--host", "127.0.0.1", "--port", str(port), url=url)
+    pid = int(pid_file.read_text()) if pid_file.exists() else 0
     deadline = time.monotonic() + START_SECONDS
-    while not _answers(url):
-        if not pid_file.exists() or time.monotonic() > deadline:
+    while not (listens(pid, port) and _answers(url)):
+        dead = not started_at(pid)
+        if dead or time.monotonic() > deadline:
             _prefect_server(settings, "stop")
+            if dead and free_port(port) != port:  # somebody else took it meanwhile
+                return _start(settings)
             raise RuntimeError(f"Prefect's server did not start on port {port}: {said[-2000:]}")
         time.sleep(0.3)
-    pid = int(pid_file.read_text())
     state = {"url": url, "pid": pid, "started": started_at(pid)}
-    (_home(settings) / STATE).write_text(json.dumps(state))
+    fresh = _home(settings) / f".{STATE}"
+    fresh.write_text(json.dumps(state))
+    fresh.replace(_home(settings) / STATE)
     return url
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether the process, or one that it started, has the port: what answers there may be somebody else's."""
+    import psutil
+
+    try:
+        first = psutil.Process(pid)
+        family = [first, *first.children(recursive=True)]
+        sockets = [each for process in family for each in process.net_connections("tcp")]
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets)
 
 
 def free_port(preferred: int) -> int:

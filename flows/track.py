@@ -193,7 +193,7 @@ class Run:
         if not self.id:
             found = self.tracker.find(self.key, self.value)
             self.id = found.info.run_id if found else self._create()
-            self.sent = json.loads(found.data.tags.get(SENT, "{}")) if found else {}
+            self.sent = json.loads(found.data.tags.get(SENT) or "{}") if found else {}
         return self.id
 
     def _create(self) -> str:
@@ -229,15 +229,16 @@ class StageRun(Run):
     def __init__(self, tracker: Tracker, key: str, value: str, name: str, parent: Run) -> None:
         super().__init__(tracker, key, value, f"{name} {value.split('/')[-1]}", parent)
         self._waiting: list[dict[str, Any]] = []
+        self._outgoing: list[dict[str, Any]] = []  # of the outbox's thread; what was dropped goes with the next batch
         self._rows: dict[int, dict[str, Any]] = {}  # by step, for the figures
         self._mutex = threading.Lock()
 
     def forward(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rows of metrics.jsonl, in any number, also again; sent in batches, as fast as MLflow takes them."""
         with self._mutex:
-            idle = not self._waiting
+            queued = bool(self._waiting)
             self._waiting += [dict(row) for row in rows if "step" in row]
-            if idle and self._waiting:
+            if not queued and self._waiting:
                 self.tracker.send(self._send_waiting)
 
     def finish(
@@ -250,6 +251,7 @@ class StageRun(Run):
         """The end of the stage: final numbers (at its last step), figures, small text files, status."""
         texts = _texts(files)
         now = time.time()
+        self.tracker.send(self._send_waiting)
         self.tracker.send(lambda: self._send_numbers(numbers, now))
         self.tracker.send(lambda: self._send_files(texts))
         super().finish(status, cause)
@@ -257,7 +259,7 @@ class StageRun(Run):
     def replay(self, info: Mapping[str, Any], files: Callable[[], Path]) -> None:
         """Writes the run of a stage that was made while MLflow was away; nothing, if it is there."""
         found = self.tracker.find(self.key, self.value)
-        if found and found.info.status == "FINISHED" and SENT in found.data.tags:
+        if found and found.info.status == "FINISHED" and found.data.tags.get(SENT):
             return
         try:
             where, record = files(), info["record"]
@@ -272,12 +274,16 @@ class StageRun(Run):
 
     def _send_waiting(self) -> None:
         with self._mutex:
-            rows = list(self._waiting)
-        self._send(rows)
-        with self._mutex:
-            del self._waiting[: len(rows)]
-            if self._waiting:
-                self.tracker.send(self._send_waiting)
+            self._outgoing += self._waiting
+            self._waiting.clear()
+        if self._outgoing:
+            self._send(self._outgoing)
+            self._outgoing.clear()
+
+    def _close(self, status: Status, cause: str | None, ended: int) -> None:
+        if self._outgoing:  # refused to the end: `replay` sends them
+            self.tracker.client.set_tag(self.ensure(), SENT, "")
+        super()._close(status, cause, ended)
 
     def _send(self, rows: list[dict[str, Any]]) -> None:
         """Sends what is newer than what MLflow has: a step that an attempt repeats after a resume stands once."""

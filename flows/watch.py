@@ -39,7 +39,8 @@ def fraction(row: Mapping[str, Any]) -> float | None:
 def words(row: Mapping[str, Any]) -> str:
     """A row of metrics as one reads it."""
     if "done" in row:
-        return f"{row['done']:,.0f} of {row['total']:,.0f} {row['unit']}"
+        whole = f" of {row['total']:,.0f}" if row["total"] else ""  # 0: nobody knows
+        return f"{row['done']:,.0f}{whole} {row['unit']}"
     said = [f"step {row['step']}" + (f"/{row['num_steps']}" if "num_steps" in row else "")]
     said += [form.format(row[name]) for name, form in FORMS.items() if name in row]
     if "eta_seconds" in row:

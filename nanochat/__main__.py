@@ -108,9 +108,10 @@ def command_run(args: argparse.Namespace, open_store: OpenStore) -> int:
     """The plain runner."""
     steps = planned(args)
     store = open_store(args.store, args.home)
-    preflight(steps, store)
+    force = forced(args, steps)
+    preflight(steps, store, force)
     facts = {**provenance.checkout_facts(Path(__file__).parents[1]), "pipeline_run": f"{args.recipe}-{time.time_ns()}"}
-    shop = Workshop(store, args.home, facts, forced(args, steps))
+    shop = Workshop(store, args.home, facts, force)
     for outcome in runner.run_plan(steps, shop, Lines()):
         print(f"{'cached' if outcome.cached else 'made  '}  {outcome.address}  {outcome.note}")
     return 0

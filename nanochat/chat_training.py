@@ -6,6 +6,7 @@ device batch; the loss of a step is divided by what counts in all of it; resumin
 loop (nanochat/train.py), its set-up (nanochat/training_setup.py), rendering and packing.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from nanochat.packing import PackedRows, pack
 from nanochat.rows import EpochOrder
 from nanochat.schedule import Schedule
 from nanochat.stage import Place
+from nanochat.tasks import TASKS
 from nanochat.tasks.task import Split
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import Batch, Numbers, split_rows
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from nanochat.pipeline import Chat
 
 VALIDATION_CONVERSATIONS = 512  # held-out ones for the validation loss, shared among the tasks of the mixture
+POLL_SECONDS = 0.5  # between two looks whether the rows are packed
 
 
 class Conversations:
@@ -92,6 +95,8 @@ def packed(training: Training, directory: Path, mixture: Mapping[str, int], spli
             return render(tokenizer, conversations[index]["messages"])
 
         pack(map(rendered, range(total)), config.sequence_len, config.vocab_size, tokenizer.bos).save(directory)
+    while not directory.exists():  # packing takes longer than a collective may: nanochat.distributed.TIMEOUT
+        time.sleep(POLL_SECONDS)
     barrier()
     return PackedRows.load(directory)
 
@@ -115,10 +120,11 @@ def validation(training: Training, rows: PackedRows, least: int) -> Callable[[in
 
 
 def _sample(mixture: Mapping[str, int]) -> dict[str, int]:
-    """A mixture of the same proportions, as small as a validation loss needs."""
-    total = sum(mixture.values())
+    """A mixture of the same proportions, as small as a validation loss needs, of the tasks that hold something out."""
+    held_out = {name: count for name, count in mixture.items() if "test" in TASKS[name].splits}
+    total = sum(held_out.values())
     return {
-        name: max(1, min(count, round(VALIDATION_CONVERSATIONS * count / total))) for name, count in mixture.items()
+        name: max(1, min(count, round(VALIDATION_CONVERSATIONS * count / total))) for name, count in held_out.items()
     }
 
 

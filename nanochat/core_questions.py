@@ -53,7 +53,7 @@ def load_tasks(bundle: str, wanted: str) -> list[CoreTask]:
             f"base_eval.core_data = {bundle!r}: there is no {META}, and base_eval.core = {wanted!r} needs it; "
             "give the folder of the CORE bundle"
         )
-    tasks = {line["label"]: _task(line, meta) for line in json.loads(meta.read_text())}
+    tasks = {line["label"]: _task(line, meta) for line in json.loads(meta.read_text(encoding="utf-8"))}
     labels = list(tasks) if labels == ["all"] else labels
     for label in labels:
         if label not in tasks:
@@ -86,11 +86,12 @@ def load_examples(task: CoreTask, limit: int) -> list[dict[str, Any]]:
         ValueError: a line is not what the kind of task needs, or there are too few for the shots.
     """
     examples = []
-    for number, line in enumerate(task.path.read_text().splitlines(), start=1):
-        examples.append(json.loads(line))
-        if missing := KEYS[task.kind] - set(examples[-1]):
-            what = ", ".join(sorted(missing))
-            raise ValueError(f"{task.path}, line {number}: no {what}, which a {task.kind} task needs")
+    with task.path.open(encoding="utf-8") as file:  # not splitlines(), which also cuts at U+2028, a part of the text
+        for number, line in enumerate(file, start=1):
+            examples.append(json.loads(line))
+            if missing := KEYS[task.kind] - set(examples[-1]):
+                what = ", ".join(sorted(missing))
+                raise ValueError(f"{task.path}, line {number}: no {what}, which a {task.kind} task needs")
     if len(examples) <= task.shots:
         raise ValueError(
             f"{task.path}: {len(examples)} examples are too few for {task.shots} shots; leave {task.label!r} out"

@@ -24,8 +24,8 @@ def parse_mixture(text: str, where: str = "mixture") -> dict[str, int]:
     """Rows by task, in the order written; `where` names the knob in the messages.
 
     Raises:
-        ValueError: nothing in it, an unknown task, one without training data or named twice, or rows that are not a
-            positive whole number.
+        ValueError: nothing in it, an unknown task, one without training data or named twice, rows that are not a
+            positive whole number, or no task that holds conversations out.
     """
     rows: dict[str, int] = {}
     for entry in filter(None, map(str.strip, text.split(","))):
@@ -44,6 +44,11 @@ def parse_mixture(text: str, where: str = "mixture") -> dict[str, int]:
     if not rows:
         raise ValueError(
             f"{where} = {text!r}: name tasks and how many rows of each, e.g. identity:1000, arithmetic:4000"
+        )
+    if not any("test" in TASKS[name].splits for name in rows):
+        raise ValueError(
+            f"{where} = {text!r}: none of its tasks has a test split, which the validation loss is on; "
+            "add one that has, e.g. identity:1000"
         )
     return rows
 

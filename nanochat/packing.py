@@ -8,6 +8,7 @@ conversations and their order alone. Documents for pretraining are packed in nan
 
 import dataclasses
 import json
+import os
 import shutil
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
@@ -42,14 +43,17 @@ class PackedRows:
     counts: Counts
 
     def save(self, directory: Path) -> None:
-        """Writes the rows; the directory appears when it is whole."""
+        """Writes the rows; the directory appears when it is whole and on the disk."""
         fresh = directory.with_name(directory.name + ".fresh")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         np.save(fresh / "tokens.npy", self.tokens)
         np.save(fresh / "labels.npy", self.labels)
         (fresh / "counts.json").write_text(json.dumps(dataclasses.asdict(self.counts)))
+        for path in (*fresh.iterdir(), fresh):
+            _sync(path)
         fresh.rename(directory)
+        _sync(directory.parent)
 
     @classmethod
     def load(cls, directory: Path) -> "PackedRows":
@@ -125,3 +129,12 @@ def best_fit(lengths: Sequence[int], capacity: int, buffer: int = BUFFER) -> lis
             room -= take(fitting)
             refill()
     return rows
+
+
+def _sync(path: Path) -> None:
+    """Forces a file or a directory's entries to the disk: after a power cut a name must not stand for half a file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

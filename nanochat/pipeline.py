@@ -127,9 +127,6 @@ class Trained(Stage, abstract=True):
     """What all stages that train have in common."""
 
     seed: int = identity(1, "of the initial weights, the order of the data and the samples", at_least=0)
-    total_batch_size: int = identity(
-        0, "tokens per optimizer step over all ranks; 0: as the depth says, or as before", at_least=0
-    )
     num_steps: int = identity(0, "optimizer steps; 0: as the horizon or one epoch says", at_least=0)
     device_batch_size: int = execution(32, "rows per rank and forward pass; lower it when memory runs out", at_least=1)
     num_ranks: int = execution(1, "processes, one per GPU", at_least=1)
@@ -158,6 +155,7 @@ class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"
     window_pattern: str = identity(
         "", "attention windows tiled over the layers, S short, L long; empty: the architecture's"
     )
+    total_batch_size: int = identity(0, "tokens per optimizer step over all ranks; 0: as the depth says", at_least=0)
     tokens_per_parameter: float = identity(
         0.0, "horizon, where num_steps is 0; 0: the architecture's (classic 20, modern 12)", at_least=0
     )
@@ -174,10 +172,12 @@ class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"
     final_lr_frac: float = identity(0.0, "learning rate at the end, as a fraction", at_least=0, at_most=1)
 
     def check(self) -> None:
-        if (self.aspect_ratio * self.depth) % self.head_dim and self.architecture == "classic":
-            return  # heads are rounded up; the model refuses what it cannot divide
         if set(self.window_pattern) - set("SL"):
             raise ValueError(f"pretrain.window_pattern = {self.window_pattern!r}: use only the letters S and L")
+        if self.weight_decay < 0 and self.weight_decay != -1:
+            raise ValueError(
+                f"pretrain.weight_decay = {self.weight_decay}: take 0 or more, or -1 for what the depth says"
+            )
 
     def label(self) -> str:
         return f"d{self.depth}"
@@ -194,6 +194,7 @@ class BaseEval(Stage, takes=(Pretrain, Tokenize), makes=SCORE_FILES, on="gpu"):
     eval_rows: int = identity(4096, "validation rows for bits per byte, or as many as there are", at_least=1)
     core: str = identity("", "CORE tasks, comma-separated labels or `all`; empty: none")
     core_max_per_task: int = identity(500, "examples per CORE task", at_least=1)
+    core_revision: str = identity("", "hand-bumped when the CORE bundle is another one")
     core_data: str = execution("", "folder of the CORE bundle (core_meta.json and the JSON lines)")
     device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to evaluate")
     dtype: Literal["auto", "bfloat16", "float32"] = execution(
@@ -211,6 +212,9 @@ class Chat(Trained, abstract=True):
     """What midtraining and SFT have in common: a mixture of tasks in the conversation format."""
 
     mixture: str = identity("", "tasks and their weights, e.g. `smoltalk:460000, identity:2000`: rows taken of each")
+    total_batch_size: int = identity(
+        0, "tokens per optimizer step over all ranks; 0: as in the stage before", at_least=0
+    )
     lr_frac: float = identity(1.0, "learning rates as a fraction of pretraining's", at_least=0)
     warmdown_ratio: float = identity(0.5, "share of the steps in which the learning rate falls", at_least=0, at_most=1)
 

@@ -6,38 +6,55 @@ store, the corpus, the horizon. Only what still has to be made is looked at. It 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
-from nanochat import scaling
+from nanochat import scaling, task_data
 from nanochat.core_questions import load_tasks as load_core_tasks
 from nanochat.corpus import preflight as preflight_corpus
 from nanochat.mixture import parse_mixture
-from nanochat.pipeline import BaseEval, Chat, ChatEval, Download, Pretrain, Rl, TaskData, Tokenize, Tokenizer
+from nanochat.pipeline import BaseEval, Chat, ChatEval, Download, Pretrain, Register, Rl, TaskData, Tokenize, Tokenizer
 from nanochat.plan import Step
 from nanochat.runner import Job, find
 from nanochat.stage import Stage
 from nanochat.store import Store
 from nanochat.tasks import TASKS
+from nanochat.tasks.task import Task
 
 MIN_BYTES_PER_TOKEN = 2.0  # of English under a small vocabulary; pretraining itself counts exactly
+Stages = Mapping[str, Stage]
 
 
-def preflight(steps: Iterable[Step], store: Store) -> None:
-    """ValueError, if this plan cannot be carried out."""
+def preflight(steps: Iterable[Step], store: Store, force: Collection[str] = frozenset()) -> None:
+    """ValueError, if this plan cannot be carried out; `force` names stages that are made even if they are there."""
     store.check_writable()
-    stages = {step.name: step.stage for step in steps if find(Job(step), store) is None}
     every = {step.name: step.stage for step in steps}
+    stages = {step.name: step.stage for step in steps if step.name in force or find(Job(step), store) is None}
     _check_tasks(stages, every)
+    _check_metric(stages, every)
     base_eval = stages.get("base_eval")
     if isinstance(base_eval, BaseEval):
         load_core_tasks(base_eval.core_data, base_eval.core)
     download = stages.get("download")
     text_bytes = preflight_corpus(download) if isinstance(download, Download) else None
-    pretrain, tokenizer, tokenize = stages.get("pretrain"), every.get("tokenizer"), every.get("tokenize")
-    if isinstance(pretrain, Pretrain) and isinstance(tokenizer, Tokenizer) and isinstance(tokenize, Tokenize):
-        derived = scaling.derive(pretrain, tokenizer.vocab_size, tokenize.sequence_len)  # refuses what does not divide
-        if text_bytes is not None:
-            _check_horizon(pretrain, derived.num_steps * derived.total_batch_size, text_bytes)
+    _check_sizes(stages, every, text_bytes)
+
+
+def _check_sizes(stages: Stages, every: Stages, text_bytes: int | None) -> None:
+    """The model can be built, the corpus is long enough, and every batch is whole rows on every rank."""
+    pretrain, tokenizer, tokenize = (every.get(name) for name in ("pretrain", "tokenizer", "tokenize"))
+    if not (isinstance(pretrain, Pretrain) and isinstance(tokenizer, Tokenizer) and isinstance(tokenize, Tokenize)):
+        return
+    # What is already made was made on as many ranks as it took; now only its batch matters.
+    asked = pretrain if "pretrain" in stages else pretrain.replaced(num_ranks=1)
+    derived = scaling.derive(asked, tokenizer.vocab_size, tokenize.sequence_len)
+    if "pretrain" in stages and text_bytes is not None:
+        _check_horizon(pretrain, derived.num_steps * derived.total_batch_size, text_bytes)
+    batch = derived.total_batch_size
+    for name, stage in every.items():
+        if isinstance(stage, Chat):
+            batch = stage.total_batch_size or batch  # else as in the stage before
+            if name in stages:
+                scaling.rows_per_step(batch, tokenize.sequence_len, stage.num_ranks, name)
 
 
 def _check_horizon(stage: Pretrain, tokens: int, text_bytes: int) -> None:
@@ -49,9 +66,11 @@ def _check_horizon(stage: Pretrain, tokens: int, text_bytes: int) -> None:
         )
 
 
-def _check_tasks(stages: dict[str, Stage], every: dict[str, Stage]) -> None:
-    """Every task named anywhere exists, and the data of the real ones is fetched."""
+def _check_tasks(stages: Stages, every: Stages) -> None:
+    """Every task named anywhere exists and can do what is asked of it, and the data of the real ones is fetched."""
     data = every.get("task_data")
+    if "task_data" in stages:
+        task_data.named(stages["task_data"])
     fetched = names_of(data.tasks) if isinstance(data, TaskData) else set()
     for stage in stages.values():
         if isinstance(stage, Chat):
@@ -65,11 +84,46 @@ def _check_tasks(stages: dict[str, Stage], every: dict[str, Stage]) -> None:
         if not names:
             raise ValueError(f"{stage.name}.{knob} is empty: name at least one of {', '.join(sorted(TASKS))}")
         for name in sorted(names):
+            where = f"{stage.name}.{knob} names {name!r}"
             if name not in TASKS:
-                raise ValueError(f"{stage.name}.{knob} names {name!r}: there is {', '.join(sorted(TASKS))}")
+                raise ValueError(f"{where}: there is {', '.join(sorted(TASKS))}")
             if TASKS[name].needs_data and name not in fetched:
+                raise ValueError(f"{where}, whose data nobody fetches: add it to task_data.tasks")
+            if isinstance(stage, ChatEval | Rl):
+                _check_task(stage, where, TASKS[name])
+
+
+def _check_task(stage: ChatEval | Rl, where: str, task: type[Task]) -> None:
+    """The task can be asked; for reinforcement learning it can also be sampled and trained on."""
+    learned = isinstance(stage, Rl)
+    if inability := _inability(task, learned=learned):
+        able = sorted(name for name, other in TASKS.items() if not _inability(other, learned=learned))
+        raise ValueError(f"{where}, which {inability}: take one of {', '.join(able)}")
+
+
+def _inability(task: type[Task], *, learned: bool) -> str:
+    """Why the task cannot be asked (and learned by reinforcement), or nothing."""
+    if task.correct is Task.correct and not (learned and task.reward is not Task.reward):
+        return "has no right answers"
+    if learned and task.kind != "generative":
+        return f"is {task.kind}: its answers are not sampled"
+    missing = [split for split in (("train", "test") if learned else ("test",)) if split not in task.splits]
+    return f"has no {missing[0]} split" if missing else ""
+
+
+def _check_metric(stages: Stages, every: Stages) -> None:
+    """Every chat evaluation measures the score that the gate compares."""
+    register = stages.get("register")
+    if not isinstance(register, Register):
+        return
+    for stage in every.values():
+        if isinstance(stage, ChatEval):
+            names = sorted(names_of(stage.tasks) & TASKS.keys())
+            calls = [f"{name}_tool_call_share" for name in names if TASKS[name].kind == "generative"]
+            if register.metric not in (known := ["chatcore", *names, *calls]):
                 raise ValueError(
-                    f"{stage.name}.{knob} names {name!r}, whose data nobody fetches: add it to task_data.tasks"
+                    f"register.metric = {register.metric!r}: {stage.name} does not measure it; take one of "
+                    f"{', '.join(known)}, or add its task to {stage.name}.tasks"
                 )
 
 

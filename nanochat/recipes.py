@@ -103,7 +103,7 @@ def micro() -> list[Stage]:
     asked = {"tasks": "arithmetic, identity", "max_problems": 4, "max_new_tokens": 8, "device_batch_size": 4}
     every = {"num_steps": 12, "log_every": 1, "checkpoint_every": 3, "compile": False}
     steps = {"total_batch_size": 128, "device_batch_size": 2, **every}
-    rl = {**steps, "num_steps": 6, "checkpoint_every": 2}
+    rl = {**every, "device_batch_size": 2, "num_steps": 6, "checkpoint_every": 2}
     return [
         Download(),
         Tokenizer(vocab_size=320, max_chars=100_000),

@@ -42,7 +42,7 @@ def rl(stage: "Rl", place: "Place") -> Numbers:
     """The stage's work: improves the SFT model on `stage.task` and writes it; returns the last numbers.
 
     Raises:
-        ValueError: the task cannot be sampled, has no data, or holds a problem that does not fit into the context.
+        ValueError: the task cannot be sampled, has no data, or trains on a problem that does not fit into the context.
     """
     with processes(stage) as world:
         training = continued(stage, place, world, place["sft"])
@@ -224,11 +224,16 @@ def _fill(inputs: Tensor, targets: Tensor, prompt: Sequence[int], answer: Comple
 
 
 def pass_rate(model: GPT, tokenizer: Tokenizer, problems: Problems, max_new_tokens: int, world: World) -> float:
-    """Mean reward of the likeliest answers to the first 64 problems, shared out over the ranks."""
+    """Mean reward of the likeliest answers to the first 64 problems, shared out over the ranks.
+
+    A problem that does not fit into the context is not answered and rewarded with 0, as in nanochat/chat_eval.py.
+    """
     mine = range(world.rank, min(HELD_OUT, len(problems.task)), world.size)
-    answers = Engine(model, tokenizer).generate([problems.prompt(index) for index in mine], max_new_tokens)
-    rewards = [problems.reward(index, answer) for index, answer in zip(mine, answers, strict=True)]
-    total = all_reduce_sum(torch.tensor([sum(rewards), float(len(rewards))], dtype=torch.float64, device=world.device))
+    prompts = {index: problems.prompt(index) for index in mine}
+    fitting = {index: prompt for index, prompt in prompts.items() if len(prompt) < model.config.sequence_len}
+    answers = Engine(model, tokenizer).generate(list(fitting.values()), max_new_tokens)
+    rewards = [problems.reward(index, answer) for index, answer in zip(fitting, answers, strict=True)]
+    total = all_reduce_sum(torch.tensor([sum(rewards), float(len(prompts))], dtype=torch.float64, device=world.device))
     return float(total[0] / total[1])
 
 

@@ -80,11 +80,7 @@ def derive(stage: "Pretrain", vocab_size: int, sequence_len: int = 2048) -> Deri
     }
     ratio, horizon, reasons["tokens"] = _horizon(stage, config)
     batch, reasons["total_batch_size"] = _batch(stage, ratio, horizon, vocab_size, sequence_len)
-    if batch % (sequence_len * stage.num_ranks):
-        raise ValueError(
-            f"pretrain.total_batch_size = {batch}: must be a multiple of sequence_len * num_ranks = "
-            f"{sequence_len} * {stage.num_ranks}; {_nearest(batch, sequence_len * stage.num_ranks)} is"
-        )
+    rows_per_step(batch, sequence_len, stage.num_ranks, stage.name)
     steps, reasons["num_steps"] = max(1, int(horizon / batch)), f"{horizon:,.0f} tokens / {batch:,} a step"
     if stage.num_steps:
         steps, reasons["num_steps"] = stage.num_steps, "the knob num_steps"
@@ -108,6 +104,18 @@ def shape(stage: "Pretrain", vocab_size: int, sequence_len: int, depth: int = 0)
         depth, vocab_size, sequence_len, aspect_ratio=stage.aspect_ratio, head_dim=stage.head_dim, n_kv_head=kv_heads
     )
     return dataclasses.replace(config, window_pattern=stage.window_pattern or config.window_pattern)
+
+
+def rows_per_step(total_batch_size: int, sequence_len: int, num_ranks: int, stage: str) -> int:
+    """Rows of one step over all ranks. Raises ValueError for a batch that is not whole rows on every rank."""
+    unit = sequence_len * num_ranks
+    if total_batch_size % unit:
+        near = max(unit, round(total_batch_size / unit) * unit)
+        raise ValueError(
+            f"{stage}.total_batch_size = {total_batch_size}: must be a multiple of sequence_len * num_ranks = "
+            f"{sequence_len} * {num_ranks} = {unit}; {near} is"
+        )
+    return total_batch_size // sequence_len
 
 
 def scaling_parameters(stage: "Pretrain", config: GPTConfig) -> int:
@@ -165,7 +173,3 @@ def _decay(
     decay = REFERENCE_DECAY * sqrt(batch / BATCH_REFERENCE) * shrink
     rule = f"{REFERENCE_DECAY} * sqrt(batch / 2^19) * (d12's horizon / horizon = {shrink:.3g})"
     return decay, f"{rule} (arXiv:2405.13698)"
-
-
-def _nearest(batch: int, unit: int) -> int:
-    return max(unit, round(batch / unit) * unit)

@@ -3,8 +3,8 @@
 From a folder of JSON lines, or from Hugging Face `datasets`. Promises: `<task>_<split>.jsonl` holds only rows that
 the task can read; a row that it cannot is named by file and line; what was fetched is written down with count and
 sha256; training and test rows come from splits that the publishers keep apart, and a training row whose question is
-also tested is left out and counted. No other stage fetches anything. The forms are documented at the tasks
-(`normalise`).
+also tested, in whatever task, is left out and counted. No other stage fetches anything. The forms are documented at
+the tasks (`normalise`).
 """
 
 from __future__ import annotations
@@ -66,24 +66,42 @@ def fetch(stage: TaskData, place: Place, origins: Mapping[str, Mapping[str, Orig
     """Writes `<task>_<split>.jsonl` for every named task, and index.json; returns the number of rows in all.
 
     Raises:
-        ValueError: an unknown task, a missing or empty file, a row that the task cannot read.
+        ValueError: as `named`, a missing or empty file, a row that the task cannot read.
     """
-    names = [name.strip() for name in stage.tasks.split(",") if name.strip()]
-    for name in names:
-        if name not in origins:
-            raise ValueError(f"task_data.tasks: {unknown('task with data', name, origins)}")
+    names = named(stage, origins)
     index: dict[str, Any] = {}
-    for name in names:
-        task = TASKS[name]
-        assert issubclass(task, FromFile), (name, task)
-        tested: set[str] = set()
-        for split in (split for split in ("test", "train") if split in origins[name]):
+    tested: set[str] = set()
+    for split in ("test", "train"):  # of all tasks: a question may be tested by another task than trains on it
+        for name in (name for name in names if split in origins[name]):
+            task = TASKS[name]
+            assert issubclass(task, FromFile), (name, task)
             path, origin = place.out / f"{name}_{split}.jsonl", origins[name][split]
             rows = _local(stage.source, name, split, origin) if stage.source else _published(origin)
-            index[path.name] = _write(task, path, rows, place, tested)
-            tested = _questions(path)
+            index[path.name] = _write(task, path, rows, place, tested if split == "train" else set())
+            if split == "test":
+                tested |= _tested(path)
     (place.out / "index.json").write_text(json.dumps({"tasks": names, "files": index}, indent=1) + "\n")
     return {"rows": float(sum(entry["rows"] for entry in index.values()))}
+
+
+def named(stage: TaskData, origins: Mapping[str, Mapping[str, Origin]] = ORIGINS) -> list[str]:
+    """The names in `stage.tasks`, each once.
+
+    Raises:
+        ValueError: one is unknown or needs no data, or `stage.source` is no folder.
+    """
+    names = list(dict.fromkeys(name.strip() for name in stage.tasks.split(",") if name.strip()))
+    for name in names:
+        if name in TASKS and not TASKS[name].needs_data:
+            raise ValueError(f"task_data.tasks names {name!r}, which needs no data: take it out")
+        if name not in origins:
+            raise ValueError(f"task_data.tasks: {unknown('task with data', name, origins)}")
+    if stage.source and not Path(stage.source).is_dir():
+        raise ValueError(
+            f"task_data.source = {stage.source!r}: is not a folder; give one with TASK_SPLIT.jsonl files, or leave it "
+            "empty for Hugging Face `datasets`"
+        )
+    return names
 
 
 def _local(source: str, name: str, split: str, origin: Origin) -> Rows:
@@ -115,7 +133,7 @@ def _write(task: type[FromFile], path: Path, rows: Rows, place: Place, tested: s
     with path.open("wb") as file:
         for where, published in rows:
             row = _normalised(task, where, published)
-            if _question(row) in tested:
+            if not tested.isdisjoint(_questions(row)):
                 dropped += 1
                 continue
             line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
@@ -129,15 +147,16 @@ def _write(task: type[FromFile], path: Path, rows: Rows, place: Place, tested: s
     return {"rows": count, "in_test": dropped, "sha256": sha.hexdigest()}
 
 
-def _questions(path: Path) -> set[str]:
+def _tested(path: Path) -> set[str]:
     with path.open("rb") as file:
-        return {_question(json.loads(line)) for line in file}
+        return {_questions(json.loads(line))[0] for line in file}
 
 
-def _question(row: dict[str, Any]) -> str:
-    """What makes two rows the same problem, however it is spaced and capitalised."""
-    text = row.get("question") or row.get("prompt") or json.dumps(row["messages"])
-    return " ".join(text.lower().split())
+def _questions(row: dict[str, Any]) -> list[str]:
+    """What a row asks, however it is spaced and capitalised; of a conversation the whole, then what the user says."""
+    texts = [row.get("question") or row.get("prompt") or json.dumps(row["messages"])]
+    texts += [message["content"] for message in row.get("messages", ()) if message["role"] == "user"]
+    return [" ".join(text.lower().split()) for text in texts]
 
 
 def _normalised(task: type[FromFile], where: str, row: Any) -> dict[str, Any]:

@@ -31,8 +31,9 @@ from nanochat.checkpoint import load_model, save_model
 from nanochat.distributed import World, barrier, start, stop
 from nanochat.model import GPT
 from nanochat.optim import MuonAdamW, OptimSettings, build_optimizer
+from nanochat.scaling import rows_per_step
 from nanochat.schedule import Schedule
-from nanochat.stage import Place
+from nanochat.stage import Interrupted, Place
 from nanochat.train import Numbers, Source, fit
 
 if TYPE_CHECKING:
@@ -43,12 +44,17 @@ LEARNING_RATES = ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr", "g
 
 @contextmanager
 def processes(stage: "Trained") -> Iterator[World]:
-    """The processes of the stage, on the device that its knobs say; left again at the end, whatever happens."""
+    """The processes of the stage, on the device that its knobs say; left again by all of them together.
+
+    After an error of one of several they are not: leaving is collective, and the others wait for that one elsewhere.
+    """
     world = start(None if stage.device == "auto" else stage.device)
     try:
         yield world
-    finally:
+    except Interrupted:  # of all ranks at the same step
         stop()
+        raise
+    stop()
 
 
 @dataclass(frozen=True)
@@ -122,11 +128,11 @@ def fresh(
 def continued(stage: "Chat | Rl", place: Place, world: World, previous: Path) -> Training:
     """The model of an earlier stage, with a new optimizer at `stage.lr_frac` of pretraining's learning rates.
 
-    The batch is the stage's `total_batch_size`, or the earlier stage's where that is 0.
+    The batch is the stage's `total_batch_size`, or the earlier stage's where that is 0 or the stage has none.
     """
     model, facts = load_model(previous, world.device)
     settings = OptimSettings(**facts["optimizer"])
-    batch = stage.total_batch_size or facts["total_batch_size"]
+    batch = getattr(stage, "total_batch_size", 0) or facts["total_batch_size"]
     files = (previous / "tokenizer.json", previous / "token_bytes.npy")
     return _training(stage, place, world, model, settings, stage.lr_frac, batch, files)
 
@@ -159,15 +165,3 @@ def compute_dtype(knob: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot say, and fp32 is always right
     return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
-
-
-def rows_per_step(total_batch_size: int, sequence_len: int, num_ranks: int, stage: str) -> int:
-    """Rows of one step over all ranks. Raises ValueError for a batch that is not whole rows on every rank."""
-    unit = sequence_len * num_ranks
-    if total_batch_size % unit:
-        near = max(unit, round(total_batch_size / unit) * unit)
-        raise ValueError(
-            f"{stage}.total_batch_size = {total_batch_size}: must be a multiple of sequence_len * num_ranks = "
-            f"{sequence_len} * {num_ranks} = {unit}; {near} is"
-        )
-    return total_batch_size // sequence_len

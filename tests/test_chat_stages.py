@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
 import torch
 
 from nanochat.architecture import GPTConfig
-from nanochat.chat_training import Conversations, inputs_and_targets
+from nanochat.chat_training import Conversations, inputs_and_targets, packed
 from nanochat.checkpoint import load_model, save_model
 from nanochat.conversation import render
 from nanochat.distributed import World
@@ -17,11 +18,14 @@ from nanochat.midtrain import midtrain
 from nanochat.mixture import Mixture
 from nanochat.model import GPT
 from nanochat.optim import OptimSettings
-from nanochat.packing import HEARD, PADDING, SAID, pack
+from nanochat.packing import HEARD, PADDING, SAID, PackedRows, pack
 from nanochat.pipeline import MODEL_FILES, Midtrain, Sft
 from nanochat.sft import sft
 from nanochat.stage import Place
+from nanochat.tasks import TASKS
+from nanochat.tasks.identity import Identity
 from nanochat.tokenizer import Tokenizer
+from nanochat.training_setup import continued
 
 TOKENIZER = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 CONFIG = GPTConfig(sequence_len=128, vocab_size=265, n_layer=1, n_head=2, n_kv_head=2, n_embd=16)
@@ -156,6 +160,31 @@ def test_the_same_run_twice_gives_the_same_weights_and_packs_once(place):
     sft(Sft(**KNOBS, num_steps=4), place)
     assert (place.out / "model.safetensors").read_bytes() == first
     assert (place.work / "rows" / "tokens.npy").stat().st_mtime_ns == packed_at
+
+
+def test_a_rank_waits_for_the_rows_outside_of_any_collective(place):
+    """No process group here: who went straight to the barrier would find nothing to load."""
+    training = continued(Sft(**KNOBS), place, World(), place["pretrain"])
+    other = dataclasses.replace(training, world=World(rank=1, size=2))
+    mixture, directory = {"identity": 5}, place.work / "rows"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(packed, other, directory, mixture, "train")
+        assert not wait([waiting], timeout=0.2).done
+        mine = packed(training, directory, mixture, "train")
+        assert (waiting.result().tokens == mine.tokens).all()
+
+
+def test_tasks_without_held_out_conversations_are_left_out_of_the_validation(place, monkeypatch):
+    class Lectures(Identity):
+        splits = ("train",)
+        name = ""
+
+    Lectures.name = "lectures"  # not in the class, which would enter it in the list for all tests
+    monkeypatch.setitem(TASKS, "lectures", Lectures)
+    numbers = sft(Sft(**KNOBS | {"mixture": "lectures:40, arithmetic:20"}, num_steps=2), place)
+    assert numbers["conversations"] == 60
+    held_out = PackedRows.load(place.work / "held_out_rows")
+    assert held_out.counts.conversations == 20
 
 
 def test_conversations_that_do_not_fit_are_an_error_with_a_remedy(place, tmp_path):

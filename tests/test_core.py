@@ -223,3 +223,10 @@ def test_every_task_of_the_bundle_can_be_asked():
     for task in (task for task in tasks if task.path.stat().st_size < 1_000_000):
         score, _ = core.ask_task(model, BYTES, task, load_examples(task, 4), 4, 8 * 128)
         assert score.n == 4
+
+
+def test_a_line_separator_within_a_text_is_a_part_of_it(tmp_path):
+    (task,) = load_tasks(bundle_of(tmp_path, LANGUAGE), "all")
+    rows = [{"context": f"a{cut}é", "continuation": "c"} for cut in ("\u2028", "\u2029", "\x85")]
+    task.path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert sorted(map(str, load_examples(task, 10))) == sorted(map(str, rows))

@@ -79,3 +79,17 @@ def test_mixtures_need_the_standard_library_only():
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not set(loaded) - sys.stdlib_module_names - {"nanochat", "__main__", "__mp_main__"}
+
+
+class Lectures(Task):
+    """Has nothing held out; entered in the list by the tests that want it."""
+
+    baseline = 0.0
+    splits = ("train",)
+
+
+def test_a_mixture_must_hold_something_out(monkeypatch):
+    monkeypatch.setitem(TASKS, "lectures", Lectures)
+    assert parse_mixture("lectures:3, identity:5") == {"lectures": 3, "identity": 5}
+    with pytest.raises(ValueError, match=r"sft.mixture = 'lectures:3': none of its tasks has a test split.*; add one"):
+        parse_mixture("lectures:3", "sft.mixture")

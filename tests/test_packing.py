@@ -1,6 +1,8 @@
 """Packing loses no conversation, cuts none, waits for none for ever and never makes a row without anything to learn."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,3 +117,23 @@ def test_saved_rows_come_back_and_half_saved_ones_do_not(tmp_path):
     assert again.labels.tolist() == [[HEARD, HEARD, SAID, PADDING], [HEARD, SAID, PADDING, PADDING]]
     assert dataclasses.asdict(again.counts) == dataclasses.asdict(rows.counts)
     assert not (tmp_path / "rows.fresh").exists()
+
+
+def test_rows_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch):
+    """What is forced to the disk, in order: a power cut after the rename must not leave half a file under the name."""
+    done, fsync, rename = [], os.fsync, os.rename
+
+    def noted_fsync(descriptor):
+        done.append(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path))
+        fsync(descriptor)
+
+    def noted_rename(old, new):
+        done.append(Path(new).relative_to(tmp_path))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    pack([([1, 7], [0, 1])], 3, 512, PAD).save(tmp_path / "rows")
+    fresh = Path("rows.fresh")
+    assert sorted(done[:3]) == [fresh / name for name in ("counts.json", "labels.npy", "tokens.npy")]
+    assert done[3:] == [fresh, Path("rows"), Path()]

@@ -27,7 +27,7 @@ from nanochat.metrics import Metrics, read
 from nanochat.model import GPT, GPTConfig
 from nanochat.optim import OptimSettings
 from nanochat.pipeline import Rl
-from nanochat.rl import Group, Problems, Rollouts, micro_batches, rl
+from nanochat.rl import Group, Problems, Rollouts, micro_batches, pass_rate, rl
 from nanochat.stage import Place
 from nanochat.tasks.task import Split, Task, dialogue
 from nanochat.tokenizer import Tokenizer
@@ -290,6 +290,23 @@ def train_in(folder: Path) -> None:
     where = Place({"sft": folder / "sft", "task_data": folder}, {}, folder / "out", folder / "work", metrics)
     tasks.TASKS["arms"] = lambda split, data: Arms(split)
     rl(stage(num_steps=3), where)
+
+
+class Uneven(Arms):
+    """Every third problem is as long as the context or longer."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return dialogue("?" * (1 if index % 3 else 40), "b")
+
+
+def test_a_held_out_problem_that_does_not_fit_counts_as_not_solved() -> None:
+    model = two_armed_model()
+    with torch.no_grad():
+        model.lm_head.weight[ord("b"), START] = 5.0  # always right
+    assert pass_rate(model, TOKENIZER, Problems(Arms("test"), TOKENIZER), 3, World()) == 1.0
+    assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 3, World()) == 0.6
+    nothing_fits = World(rank=0, size=20)  # this rank has problem 0 alone
+    assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 3, nothing_fits) == 0.0
 
 
 class Choice(Arms):

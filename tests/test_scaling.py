@@ -5,7 +5,7 @@ import torch
 
 from nanochat.model import GPT
 from nanochat.pipeline import Pretrain
-from nanochat.scaling import derive
+from nanochat.scaling import derive, rows_per_step
 
 
 def test_the_classic_d20_is_that_of_the_write_ups() -> None:
@@ -82,10 +82,16 @@ def test_memory_shrinks_with_ranks_and_device_batch() -> None:
             r"pretrain.depth = 3: width 63 \* 3 = 189 .*head_dim",
         ),
         ({"total_batch_size": 5000}, r"pretrain.total_batch_size = 5000: .*4096 is"),
-        ({"total_batch_size": 2048, "num_ranks": 2}, r"num_ranks = 2048 \* 2; 4096 is"),
+        ({"total_batch_size": 2048, "num_ranks": 2}, r"num_ranks = 2048 \* 2 = 4096; 4096 is"),
         ({"kv_heads": 3}, "n_kv_head=3"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_by_name(knobs: dict[str, str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         derive(Pretrain(**knobs), 32768)
+
+
+def test_a_batch_that_is_no_whole_rows_is_refused() -> None:
+    assert rows_per_step(4096, 256, 2, "sft") == 16
+    with pytest.raises(ValueError, match=r"sft.total_batch_size = 5000: .*= 512; 5120 is"):
+        rows_per_step(5000, 256, 2, "sft")

@@ -60,6 +60,34 @@ def test_a_training_row_that_is_also_tested_is_left_out(tmp_path):
     assert not train & test
 
 
+def test_a_training_row_that_another_task_tests_is_left_out(tmp_path):
+    choice = lambda question: {"question": question, "choices": ["x", "y"], "answer": 0}  # noqa: E731
+    talk = lambda *said: {  # noqa: E731
+        "messages": [
+            m for text in said for m in ({"role": "user", "content": text}, {"role": "assistant", "content": "1"})
+        ]
+    }
+    write(tmp_path / "gsm8k_train.jsonl", *gsm("apples", "pears"))
+    write(tmp_path / "gsm8k_test.jsonl", *gsm("plums"))
+    write(tmp_path / "mmlu_train.jsonl", choice("how many  plums?"), choice("Why?"))
+    write(tmp_path / "mmlu_test.jsonl", choice("How many pears?"))
+    write(tmp_path / "smoltalk_train.jsonl", talk("Hello", "How many plums?"), talk("Hello"), talk("Bye"))
+    write(tmp_path / "smoltalk_test.jsonl", talk("Bye"), talk("Hello", "there"))
+    for order in ("gsm8k, mmlu, smoltalk", "smoltalk, mmlu, gsm8k"):
+        place = place_in(tmp_path)
+        fetch(TaskData(tasks=order, source=str(tmp_path)), place)
+        files = json.loads((place.out / "index.json").read_text())["files"]
+        assert {name: (entry["rows"], entry["in_test"]) for name, entry in files.items()} == {
+            "gsm8k_train.jsonl": (1, 1),
+            "gsm8k_test.jsonl": (1, 0),
+            "mmlu_train.jsonl": (1, 1),
+            "mmlu_test.jsonl": (1, 0),
+            "smoltalk_train.jsonl": (1, 2),
+            "smoltalk_test.jsonl": (2, 0),
+        }
+        assert make("smoltalk", "train", place.out)[0] == talk("Hello")
+
+
 def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path):
     stage, place = TaskData(tasks="gsm8k", source=str(tmp_path)), place_in(tmp_path)
     with pytest.raises(ValueError, match=r"task_data\.source = .* there is no gsm8k_test\.jsonl"):
@@ -81,6 +109,13 @@ def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path):
 def test_an_unknown_task_is_refused_with_its_nearest(tmp_path):
     with pytest.raises(ValueError, match="unknown task with data 'gsm8': did you mean 'gsm8k'"):
         fetch(TaskData(tasks="gsm8"), place_in(tmp_path))
+
+
+def test_a_task_that_needs_no_data_and_a_source_that_is_no_folder_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"task_data.tasks names 'spelling', which needs no data: take it out"):
+        fetch(TaskData(tasks="gsm8k, spelling"), place_in(tmp_path))
+    with pytest.raises(ValueError, match=r"task_data.source = 'nowhere': is not a folder"):
+        fetch(TaskData(tasks="gsm8k", source="nowhere"), place_in(tmp_path))
 
 
 def test_data_sets_are_read_through_datasets(tmp_path, monkeypatch):

@@ -3,12 +3,14 @@
 import os
 import signal
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,7 +22,7 @@ from nanochat.pipeline import Midtrain
 from nanochat.schedule import Schedule
 from nanochat.stage import Interrupted
 from nanochat.train import Batch, fit, gradients, split_rows, stop_signals
-from nanochat.training_setup import compute_dtype, continued, rows_per_step
+from nanochat.training_setup import compute_dtype, continued, processes
 from tests.small_pretrain import place, pretrained
 
 CONFIG = GPTConfig.modern(1, vocab_size=300, sequence_len=16, width=32, head_dim=16)
@@ -251,10 +253,22 @@ def test_what_pretraining_cannot_do_is_refused_with_the_remedy(knobs: dict, said
         pretrained(tmp_path, "a", **knobs)
 
 
-def test_a_batch_that_is_no_whole_rows_is_refused() -> None:
-    assert rows_per_step(4096, 256, 2, "sft") == 16
-    with pytest.raises(ValueError, match=r"sft.total_batch_size = 5000: .*= 512; 5120 is"):
-        rows_per_step(5000, 256, 2, "sft")
+@pytest.mark.parametrize(
+    ("error", "left"), [(None, True), (Interrupted("saved"), True), (ValueError("of this rank"), False)]
+)
+def test_the_ranks_part_together_but_not_after_an_error_of_one(
+    error: Exception | None, left: bool, tmp_path: Path
+) -> None:
+    """After an error the others wait in another collective, so that leaving, itself a collective, would hang."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        with nullcontext() if error is None else pytest.raises(type(error)), processes(Midtrain(mixture="identity:1")):
+            if error is not None:
+                raise error
+        assert dist.is_initialized() != left
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def test_the_precision_is_what_the_knob_says_or_the_processor_has() -> None:

@@ -1,0 +1,121 @@
+"""What only a later stage would refuse is refused before any work, with the knob, the value and the remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from nanochat import recipes
+from nanochat.plan import plan
+from nanochat.preflight import preflight
+from nanochat.runner import Watch, Workshop, run_plan
+from nanochat.store import FileStore
+from nanochat.tasks import TASKS
+from nanochat.tasks.task import Task
+from tests import toy_corpus
+
+
+@pytest.fixture
+def looked_at(tmp_path):
+    """Looks at the recipe `micro` with some settings; nothing of it is made."""
+    toy, store = toy_corpus.make(tmp_path / "corpus"), FileStore(tmp_path / "store")
+
+    def look(*settings: str) -> None:
+        preflight(plan(recipes.apply(recipes.stages_of("micro"), [*toy, *settings])), store)
+
+    return look
+
+
+@pytest.fixture
+def fetched(tmp_path):
+    """Settings with which the data of real tasks is fetched from a folder."""
+    return "task_data.tasks=smoltalk, gsm8k, mmlu, humaneval", f"task_data.source={tmp_path}"
+
+
+def test_what_can_be_carried_out_is_not_refused(looked_at, fetched):
+    looked_at()
+    looked_at(*fetched, "rl.task=gsm8k", "chat_eval_rl.tasks=arithmetic, mmlu, humaneval")
+    looked_at("register.metric=arithmetic")
+    looked_at("register.metric=arithmetic_tool_call_share")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("rl.task=mmlu", "rl.task names 'mmlu', which is multiple_choice: .* take one of arithmetic, .*gsm8k"),
+        ("rl.task=humaneval", "rl.task names 'humaneval', which has no train split: take one of arithmetic"),
+        ("rl.task=smoltalk", "rl.task names 'smoltalk', which has no right answers: take one of"),
+        ("chat_eval_sft.tasks=smoltalk", "chat_eval_sft.tasks names 'smoltalk', which has no right answers: take one"),
+    ],
+)
+def test_a_task_that_cannot_do_what_is_asked_of_it_is_refused(looked_at, fetched, setting, said):
+    with pytest.raises(ValueError, match=said):
+        looked_at(*fetched, setting)
+
+
+def test_a_task_that_is_only_trained_on_is_not_asked(looked_at, monkeypatch):
+    class Lectures(Task):
+        baseline = 0.0
+        splits = ("train",)
+
+        def correct(self, index: int, completion: str) -> bool:
+            raise NotImplementedError
+
+    monkeypatch.setitem(TASKS, "lectures", Lectures)
+    for knob in ("chat_eval_mid.tasks", "rl.task"):
+        with pytest.raises(ValueError, match=f"{knob} names 'lectures', which has no test split"):
+            looked_at(f"{knob}=lectures")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["midtrain.total_batch_size=100"], r"midtrain\.total_batch_size = 100: .*= 64 \* 1 = 64; 128 is"),
+        (["sft.total_batch_size=192", "sft.num_ranks=2"], r"sft\.total_batch_size = 192: .*= 64 \* 2 = 128; "),
+        (["sft.total_batch_size=0", "sft.num_ranks=4"], r"sft\.total_batch_size = 128: .*; 256 is"),  # midtraining's
+    ],
+)
+def test_a_batch_that_is_no_whole_rows_on_every_rank_is_refused(looked_at, settings, said):
+    with pytest.raises(ValueError, match=said):
+        looked_at(*settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["task_data.tasks=gsm8"], "task_data.tasks: unknown task with data 'gsm8': did you mean 'gsm8k'"),
+        (["task_data.tasks=arithmetic"], "task_data.tasks names 'arithmetic', which needs no data: take it out"),
+        (["task_data.source=nowhere"], "task_data.source = 'nowhere': is not a folder; give one with"),
+    ],
+)
+def test_data_that_cannot_be_fetched_is_refused(looked_at, settings, said):
+    with pytest.raises(ValueError, match=said):
+        looked_at(*settings)
+
+
+def test_a_score_that_some_evaluation_does_not_measure_is_refused(looked_at):
+    with pytest.raises(ValueError, match=r"register\.metric = 'charm': chat_eval_mid does not .* chatcore, arithmetic"):
+        looked_at("register.metric=charm")
+    with pytest.raises(ValueError, match=r"'spelling': chat_eval_mid does .* add its task to chat_eval_mid\.tasks"):
+        looked_at("register.metric=spelling", "chat_eval_rl.tasks=spelling")
+
+
+def test_what_is_there_is_looked_at_only_if_it_is_made_again(tmp_path: Path):
+    data, store = tmp_path / "data", FileStore(tmp_path / "store")
+    data.mkdir()
+    settings = [f"task_data.source={data}"]
+    steps = plan(recipes.apply(recipes.stages_of("micro"), settings), ["task_data"])
+    run_plan(steps, Workshop(store, tmp_path), Watch())
+    data.rmdir()
+    preflight(steps, store)
+    with pytest.raises(ValueError, match=r"task_data\.source = .*: is not a folder"):
+        preflight(steps, store, force=frozenset({"task_data"}))
+
+
+def test_ranks_of_a_pretraining_that_is_done_do_not_matter(tmp_path: Path):
+    toy, store = toy_corpus.make(tmp_path / "corpus"), FileStore(tmp_path / "store")
+    steps = plan(recipes.apply(recipes.stages_of("micro"), [*toy, "pretrain.num_ranks=3"]), ["sft"])
+    with pytest.raises(ValueError, match=r"pretrain\.total_batch_size = 128"):
+        preflight(steps, store)
+    done = next(step for step in steps if step.name == "pretrain")
+    store.publish(done.address, {}, {"preimage": done.preimage})
+    preflight(steps, store)
