@@ -106,7 +106,7 @@ def _start(settings: Settings) -> str:
     pid = int(pid_file.read_text()) if pid_file.exists() else 0
     deadline = time.monotonic() + START_SECONDS
     while not (listens(pid, port) and _answers(url)):
-        dead = not started_at(pid)
+        dead = _is_dead(pid)
         if dead or time.monotonic() > deadline:
             _prefect_server(settings, "stop")
             if dead and free_port(port) != port:  # somebody else took it meanwhile
@@ -131,6 +131,15 @@ def listens(pid: int, port: int) -> bool:
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return False
     return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets)
+
+
+def _is_dead(pid: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def free_port(preferred: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from nanochat import scaling, task_data
+from nanochat import scaling
 from nanochat.core_questions import load_tasks as load_core_tasks
 from nanochat.corpus import preflight as preflight_corpus
 from nanochat.mixture import parse_mixture
@@ -70,7 +70,9 @@ def _check_tasks(stages: Stages, every: Stages) -> None:
     """Every task named anywhere exists and can do what is asked of it, and the data of the real ones is fetched."""
     data = every.get("task_data")
     if "task_data" in stages:
-        task_data.named(stages["task_data"])
+        from nanochat.task_data import named  # here, so that a stage's process does not import it for every stage
+
+        named(stages["task_data"])
     fetched = names_of(data.tasks) if isinstance(data, TaskData) else set()
     for stage in stages.values():
         if isinstance(stage, Chat):

@@ -109,7 +109,7 @@ def micro() -> list[Stage]:
         Tokenizer(vocab_size=320, max_chars=100_000),
         Tokenize(sequence_len=64, buffer_docs=50),
         TaskData(),
-        Pretrain(depth=1, aspect_ratio=32, head_dim=16, **steps),
+        Pretrain(depth=1, aspect_ratio=32, head_dim=16, weight_decay=0.0, **steps),
         BaseEval(eval_rows=8),
         Midtrain(mixture="arithmetic:40, identity:40", **steps),
         ChatEvalMid(**asked),

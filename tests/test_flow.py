@@ -3,8 +3,14 @@
 import json
 import signal
 
+import pytest
+
 from nanochat import launch, metrics
+from nanochat.plan import plan
+from nanochat.recipes import apply, stages_of
 from nanochat.runner import work_directory
+from tests import toy_corpus
+from tests.flow_home import FlowHome
 from tests.prefect_server import eventually
 from tests.unreliable import between
 
@@ -55,6 +61,7 @@ def test_a_knob_of_rl_reruns_rl_and_what_follows_from_it(home):
 
 def test_a_stage_that_fails_leaves_its_cause_and_nothing_else_and_the_retry_makes_what_is_missing(home, tmp_path):
     source = tmp_path / "tasks"
+    source.mkdir()
     knobs = ("task_data.tasks=humaneval", f"task_data.source={source}")
     steps = home.steps(*knobs, only=["midtrain"])
     data = steps["task_data"].address
@@ -71,7 +78,6 @@ def test_a_stage_that_fails_leaves_its_cause_and_nothing_else_and_the_retry_make
         [(status, tags)] = home.tracked(tracked)
         assert (status, tags["nanochat.cause"]) == ("FAILED", cause)
 
-    source.mkdir()
     row = {
         "task_id": "a",
         "prompt": "def f():\n",
@@ -83,6 +89,35 @@ def test_a_stage_that_fails_leaves_its_cause_and_nothing_else_and_the_retry_make
     states = home.states(home.run(*knobs, only="midtrain"), steps)
     assert {name for name, state in states.items() if state.name == "Completed"} == {"task_data", "midtrain"}
     assert [status for status, _ in home.tracked(data)] == ["FINISHED"]
+
+
+@pytest.mark.filterwarnings("ignore:Artifact creation outside of a flow:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")  # of MLflow's own queries
+def test_a_store_that_fails_while_the_stages_are_submitted_fails_the_run_and_cancels_nothing(tmp_path, prefect_server):
+    from prefect.logging import disable_run_logger
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import pipeline, settings
+    from flows.run import PipelineRun
+
+    home = FlowHome(tmp_path, toy_corpus.make(tmp_path / "corpus"), prefect_server)
+    steps = plan(apply(stages_of("micro"), home.settings), ["download"])
+    run = PipelineRun("micro", steps, settings.read({}, home=tmp_path), frozenset())
+    (tmp_path / "store").write_text("no folder")
+    with temporary_settings({PREFECT_API_URL: prefect_server.url}), disable_run_logger():
+        state = pipeline._conducted(run, steps, "a-run")
+    assert state.is_failed()
+    assert state.message.startswith(f"{steps[-1].address}: NotADirectoryError: ")
+    [(status, tags)] = home.tracked("a-run")
+    assert (status, tags["nanochat.cause"]) == ("FAILED", state.message)
+
+
+def test_progress_without_a_known_end_names_none():
+    from flows.watch import fraction, words
+
+    row = {"done": 1200, "total": 0, "unit": "rows"}
+    assert (words(row), fraction(row)) == ("1,200 rows", None)
+    assert words({**row, "total": 2000}) == "1,200 of 2,000 rows"
 
 
 def test_two_runs_at_once_make_each_address_once(home):

@@ -6,15 +6,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 
 from flows.form import changed
 from nanochat import launch, metrics
 from nanochat.recipes import apply, stages_of
-from nanochat.runner import work_directory
+from nanochat.runner import Job, work_directory
 from tests.prefect_server import ROOT, eventually
+from tests.unreliable import between
 
 LONG = ("midtrain.num_steps=100000", "midtrain.checkpoint_every=50")
 
@@ -122,6 +125,79 @@ def test_a_stage_whose_flow_dies_is_started_again_and_one_that_fails_is_not(pool
     assert state.message.startswith(f"{addresses[1]}: ")
     assert "cuda" in state.message.lower()
     assert len(pools.server.runs_tagged(f"address:{addresses[1]}")) == 1
+
+
+def test_a_forced_stage_that_fails_on_the_pool_is_no_success(pools):
+    steps = pools.steps(only=["sft"])
+    before = pools.store.record(steps["sft"].address)
+    state = ended(pools, submit(pools, "sft.device=cuda", only=["sft"], force=["sft"]))
+    assert state.name == "Failed"
+    assert state.message.startswith(f"{steps['sft'].address}: ")
+    assert pools.store.record(steps["sft"].address) == before
+
+
+@contextmanager
+def asking(home, path, url=""):
+    """A run of a plan with a store below `path`, and the client with which it asks for its children."""
+    from prefect.client.orchestration import get_client
+    from prefect.logging import disable_run_logger
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from flows import settings
+    from flows.run import PipelineRun
+
+    run = PipelineRun("micro", list(home.steps().values()), settings.read({}, home=path), frozenset(), "stage/gpu")
+    run.id = str(path)
+    with temporary_settings({PREFECT_API_URL: url or home.server.url, PREFECT_CLIENT_MAX_RETRIES: 0}):
+        with disable_run_logger(), get_client(sync_client=True) as client:
+            yield run, client
+
+
+@pytest.fixture
+def idle(made, deployed):
+    """The deployed server with a GPU pool whose worker gets nothing to do."""
+    from prefect.client.schemas.actions import WorkPoolUpdate
+
+    with deployed.client() as client:
+        client.update_work_pool("gpu-pool", WorkPoolUpdate(is_paused=True))
+        yield type(made[0])(made[0].path, made[0].settings, deployed)
+        for child in deployed.runs_tagged(f"address:{made[0].steps()['rl'].address}"):
+            deployed.cancel(child.id)
+        client.update_work_pool("gpu-pool", WorkPoolUpdate(is_paused=False))
+
+
+def test_a_run_is_shared_by_those_who_want_the_address_of_one_store_only(idle, tmp_path):
+    from flows.remote import _attach_or_start
+
+    job, children = Job(idle.steps()["rl"]), []
+    for path in (tmp_path / "a", tmp_path / "b", tmp_path / "a"):
+        with asking(idle, path) as (run, client):
+            children.append(_attach_or_start(client, run, job))
+    first, second, third = children
+    assert (first.id, first.parameters["store"]) == (third.id, f"file://{tmp_path}/a/store")
+    assert (second.id != first.id, second.parameters["store"]) == (True, f"file://{tmp_path}/b/store")
+
+
+def test_a_server_that_is_away_is_asked_again_and_keeps_no_cancelled_run_from_ending(idle, tmp_path, monkeypatch):
+    from flows import remote
+    from flows.watch import FlowWatch
+
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.1)
+    job = Job(idle.steps()["rl"])
+    with between(idle.server.url.removesuffix("/api")) as proxy:
+        with asking(idle, tmp_path, f"{proxy.endpoint}/api") as (run, client):
+            proxy.fail("reset", "503", "reset")
+            child = remote._patiently(lambda: remote._attach_or_start(client, run, job), run)
+            assert [each.id for each in idle.server.runs_tagged(f"parent:{run.id}")] == [child.id]
+            proxy.fail_always("reset")
+            run.stopping.set()
+            with pytest.raises(launch.Stopped, match="was cancelled"):
+                remote._follow(client, child, run, job, FlowWatch(run.stopping, lambda job: None, None))
+            with pytest.raises(launch.Stopped, match="was cancelled"):
+                remote._patiently(lambda: remote._attach_or_start(client, run, job), run)
+            proxy.fail_always(None)
+            with pytest.raises(httpx.HTTPStatusError):  # what is refused is not asked again
+                remote._patiently(lambda: client.read_flow_runs(limit=10**6), run)
 
 
 def test_a_cancelled_pipeline_takes_runs_along_that_never_began(pools):

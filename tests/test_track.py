@@ -2,15 +2,12 @@
 
 import itertools
 import json
-import logging
 import math
 from pathlib import Path
 
 import pytest
 
-from flows import plots
 from flows.gate import Version, contender, judge
-from flows.outbox import TRIES, Outbox, Refused, Unavailable
 from flows.store import open_store
 from flows.track import Tracker, small_files
 from nanochat.store import FileStore
@@ -256,36 +253,49 @@ def test_what_mlflow_refuses_is_dropped_counted_and_said(database, name, caplog)
     assert (stage.info.status, stage.data.params["depth"]) == ("FINISHED", "4")
 
 
-def test_one_delivery_that_fails_while_the_service_answers_does_not_hold_up_the_others(caplog):
-    caplog.set_level(logging.WARNING)
-    outbox, tries = Outbox("nobody", answers=lambda: True, pauses=(0.001,)), []
-
-    def broken() -> None:
-        tries.append(1)
-        raise Unavailable("disk full")
-
-    stuck, fine = outbox.put(broken), outbox.put(lambda: 7)
-    assert fine.result(10) == 7
-    with pytest.raises(Unavailable):
-        stuck.result(10)
-    assert len(tries) == TRIES
-    assert outbox.close(10) == 0
-
-    def refused() -> None:
-        raise Refused("no")
-
-    outbox = Outbox("nobody", answers=lambda: False)
-    with pytest.raises(Refused):
-        outbox.put(refused).result(10)
-    assert (outbox.failures, outbox.dropped, outbox.close(10)) == (1, 1, 0)
+def test_rows_that_mlflow_would_not_take_go_with_the_next_batch(database, name):
+    tracker = Tracker(database, name)
+    run = tracker.stage_run(tracker.pipeline_run("p", "tiny", {}), info("sft/d4-01"))
+    run.forward(rows(0, 20))
+    assert tracker.outbox.flush(60) == 0
+    client = Seen(database, name).client
+    client.delete_run(run.id)  # nothing is taken for a deleted run
+    run.forward(rows(20, 40))
+    assert tracker.outbox.flush(60) == 0
+    assert tracker.outbox.dropped == 1
+    client.restore_run(run.id)
+    run.forward(rows(40, 60))
+    run.finish("FINISHED")
+    assert (tracker.close(60), tracker.outbox.dropped) == (0, 1)
+    seen = Seen(database, name)
+    (stage,) = seen.runs()
+    assert stage.info.status == "FINISHED"
+    assert [step for step, _, _ in seen.curve(stage, "loss")] == list(range(60))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_bug_in_a_delivery_is_printed_and_nobody_waits_for_the_rest():
-    outbox = Outbox("nobody", answers=lambda: True)
-    outbox.put(lambda: 1 / 0)
-    assert outbox.close(1e6) == 1
-    outbox._thread.join()
+def test_rows_that_mlflow_refused_to_the_end_are_told_by_the_next_run(database, name, tmp_path):
+    store, lines = FileStore(tmp_path / "store"), tmp_path / "metrics.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows(0, 30)))
+    record = store.publish("sft/d4-01", {lines.name: lines}, {"numbers": {}, "finished": 2000.0})
+    tracker = Tracker(database, name)
+    run = tracker.stage_run(tracker.pipeline_run("p", "tiny", {}), info("sft/d4-01"))
+    run.forward(rows(0, 20))
+    assert tracker.outbox.flush(60) == 0
+    run.forward([*rows(20, 30), {"step": 30, "time": 1.0, "no!name": 1.0}])
+    run.finish("FINISHED", numbers={"chatcore": 0.5})
+    assert tracker.close(60) == 0
+    assert tracker.outbox.dropped == 2, "the rows, and the same once more at the end"
+    seen = Seen(database, name)
+    (stage,) = seen.runs()
+    assert (stage.info.status, stage.data.metrics["chatcore"]) == ("FINISHED", 0.5)
+    for _ in range(2):  # the second finds it told
+        tracker = Tracker(database, name)
+        parent, told = tracker.pipeline_run("p", "tiny", {}), {**info("sft/d4-01"), "record": record}
+        tracker.cached(parent, "sft/d4-01", told, lambda: store.fetch("sft/d4-01"))
+        closed(tracker)
+        (stage,) = seen.runs()
+        assert stage.info.status == "FINISHED"
+        assert [step for step, _, _ in seen.curve(stage, "loss")] == list(range(30))
 
 
 A, B, C = (Version(f"{s}/x", s, {"chatcore": v}, "asked") for s, v in (("mid", 0.2), ("sft", 0.5), ("rl", 0.5)))
@@ -387,14 +397,3 @@ def test_a_registered_version_loads_and_answers_without_a_copy_in_mlflow(
     weights = list(Path(tmp_path / "a b" if kind == "folder" else tmp_path).rglob("*.safetensors"))
     assert len(weights) == (1 if kind == "folder" else 0)
     assert store.addresses() == ["rl/a"]
-
-
-def test_figures_show_what_there_is_and_nothing_where_there_is_nothing():
-    figure = plots.curves([*rows(0, 5), {"step": 5, "val_bpb": 1.0}], "sft/x")
-    loss, bpb = figure.axes
-    assert (loss.get_ylabel(), bpb.get_ylabel()) == ("loss", "val_bpb")
-    assert list(loss.lines[0].get_xdata()) == [0, 1, 2, 3, 4]
-    assert plots.curves([{"step": 1, "other": 2.0}], "sft/x") is None
-    assert plots.scores({}, "x") is None
-    bars = plots.scores({"arc": {"accuracy": 0.5, "baseline": 0.25}}, "x").axes[0]
-    assert [bar.get_width() for bar in bars.patches] == [0.5]

@@ -17,8 +17,11 @@ def page(url):
 
 
 def test_one_command_opens_both_pages(tmp_path):
+    # port 0: another `nanochat ui` of this machine, or another run of this test, wants the usual one too
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    child = subprocess.Popen([*COMMAND, "--home", str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [*COMMAND, "--mlflow-port", "0", "--home", str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True
+    )
     try:
         addresses = dict(next(child.stdout).split() for _ in range(2))
         assert "<title>" in page(addresses["Prefect"])
