@@ -26,7 +26,7 @@ from nanochat.preflight import preflight
 from nanochat.recipes import apply, stages_of
 from nanochat.store import FileStore, Store
 
-DEMO_QUESTIONS = ("Hello!", "Who are you?", "What is 58 * 67?", "Spell the word garden.")
+DEMO_QUESTIONS = ("Hello!", "What is your name?", "What is 58 * 67?", "Spell the word garden.")
 
 
 def open_any(uri: str, home: Path) -> Store:
