@@ -27,7 +27,8 @@ impl Worker {
                 return Ok(());
             }
             for text in &texts[start..texts.len().min(start + at_once)] {
-                self.splitter.split(text, |word| self.words.add(word, 1))?;
+                let bytes = text.as_bytes();
+                self.splitter.split(text, |start, end| self.words.add(&bytes[start..end], 1))?;
             }
         }
     }

@@ -48,6 +48,17 @@ impl Scanner {
         Self { digits, classes: &CLASSES }
     }
 
+    /// Calls `each` with where each piece of `text` starts and ends, in order.
+    #[inline]
+    pub fn split(&self, text: &str, mut each: impl FnMut(usize, usize)) {
+        let (text, mut start) = (text.as_bytes(), 0);
+        while start < text.len() {
+            let end = self.piece_end(text, start);
+            each(start, end);
+            start = end;
+        }
+    }
+
     /// End of the piece of `text` (whole UTF-8) that starts at byte `start`.
     #[inline]
     pub fn piece_end(&self, text: &[u8], start: usize) -> usize {
@@ -166,12 +177,8 @@ mod tests {
     use super::*;
 
     fn pieces(text: &str, digits: usize) -> Vec<&str> {
-        let (scanner, mut start, mut out) = (Scanner::new(digits), 0, Vec::new());
-        while start < text.len() {
-            let end = scanner.piece_end(text.as_bytes(), start);
-            out.push(&text[start..end]);
-            start = end;
-        }
+        let mut out = Vec::new();
+        Scanner::new(digits).split(text, |start, end| out.push(&text[start..end]));
         out
     }
 

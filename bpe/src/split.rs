@@ -33,28 +33,23 @@ impl Splitter {
         }
     }
 
-    /// Calls `each` with the pieces of `text`, in order; an error where the regex engine gives up.
-    pub fn split<'t>(&self, text: &'t str, mut each: impl FnMut(&'t [u8])) -> Result<(), Error> {
+    /// Calls `each` with where each piece of `text` starts and ends, in order; an error where the regex engine gives
+    /// up.
+    #[inline]
+    pub fn split(&self, text: &str, each: impl FnMut(usize, usize)) -> Result<(), Error> {
         match self {
-            Self::Scanner(scanner) => {
-                let (text, mut start) = (text.as_bytes(), 0);
-                while start < text.len() {
-                    let end = scanner.piece_end(text, start);
-                    each(&text[start..end]);
-                    start = end;
-                }
-                Ok(())
-            }
-            Self::Regex(regex) => split_by_regex(regex, text, each),
+            Self::Scanner(scanner) => scanner.split(text, each),
+            Self::Regex(regex) => return split_by_regex(regex, text, each),
         }
+        Ok(())
     }
 }
 
-fn split_by_regex<'t>(regex: &Regex, text: &'t str, mut each: impl FnMut(&'t [u8])) -> Result<(), Error> {
+fn split_by_regex(regex: &Regex, text: &str, mut each: impl FnMut(usize, usize)) -> Result<(), Error> {
     let mut covered = 0;
     let mut piece = |start: usize, end: usize| {
         if start < end {
-            each(&text.as_bytes()[start..end]);
+            each(start, end);
         }
     };
     for found in regex.find_iter(text) {
@@ -84,7 +79,7 @@ mod tests {
 
     fn pieces(splitter: &Splitter, text: &str) -> Vec<String> {
         let mut out = Vec::new();
-        let each = |piece: &[u8]| out.push(String::from_utf8(piece.to_vec()).unwrap());
+        let each = |start: usize, end: usize| out.push(text[start..end].to_owned());
         splitter.split(text, each).unwrap();
         out
     }
@@ -130,6 +125,6 @@ mod tests {
         assert!(matches!(Splitter::new("(a"), Err(Error::Pattern { .. })));
         let splitter = Splitter::new(r"(?=(a|aa)+$)\1b").unwrap();
         let text = "a".repeat(10_000) + "c";
-        assert!(matches!(splitter.split(&text, |_| {}), Err(Error::Pattern { .. })));
+        assert!(matches!(splitter.split(&text, |_, _| {}), Err(Error::Pattern { .. })));
     }
 }

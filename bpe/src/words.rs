@@ -3,14 +3,14 @@
 //! Promises one probe and no allocation for words of up to 15 bytes (99 % of them), packed with their length into 128
 //! bits. Does not cover removal.
 
-const INLINE: usize = 15;
+pub(crate) const INLINE: usize = 15;
 const LONG: u64 = 0xFF; // length byte of a word that lies in `long`
 const FIRST_CAPACITY: usize = 1024;
 // Odd constants with no structure (the golden ratio and the square root of 2, in 64 bits).
 const SALT: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0x6A09_E667_F3BC_C909];
 
 /// Either the bytes of a word and, in the top byte, its length; or a hash and, under `LONG`, an index into `long`.
-type Key = [u64; 2];
+pub(crate) type Key = [u64; 2];
 
 #[derive(Clone, Copy, Default)]
 struct Slot {
@@ -117,7 +117,7 @@ fn long_index(key: Key) -> usize {
 
 /// The bytes of `word` in 15 of 16 bytes. Overlapping reads stand for a copy of unknown length, which would be a call.
 #[inline]
-fn pack(word: &[u8]) -> Key {
+pub(crate) fn pack(word: &[u8]) -> Key {
     let n = word.len();
     let four = |at: usize| u64::from(u32::from_le_bytes([word[at], word[at + 1], word[at + 2], word[at + 3]]));
     let (low, high) = if n > 8 {
@@ -131,9 +131,23 @@ fn pack(word: &[u8]) -> Key {
     [low, high | (n as u64) << 56]
 }
 
+/// `pack(&text[start..end])` of at most `INLINE` bytes, by one load and no branch on the length where it can.
+#[inline]
+pub(crate) fn pack_at(text: &[u8], start: usize, end: usize) -> Key {
+    let n = end - start;
+    match text.get(start..start + 16) {
+        Some(bytes) => {
+            let bytes: [u8; 16] = bytes.try_into().expect("16 bytes");
+            let kept = u128::from_le_bytes(bytes) & ((1 << (8 * n)) - 1);
+            [kept as u64, (kept >> 64) as u64 | (n as u64) << 56]
+        }
+        None => pack(&text[start..end]),
+    }
+}
+
 /// Folded multiplication: both halves of the 128-bit product of the salted halves.
 #[inline]
-fn spread(key: Key) -> u64 {
+pub(crate) fn spread(key: Key) -> u64 {
     let product = u128::from(key[0] ^ SALT[0]) * u128::from(key[1] ^ SALT[1]);
     (product >> 64) as u64 ^ product as u64
 }
