@@ -6,6 +6,7 @@
 //!
 //! Only `py.rs` knows Python; everything else builds and tests without it.
 
+mod blocks;
 mod count;
 mod counts;
 mod error;
