@@ -24,11 +24,12 @@ impl Worker {
         loop {
             let start = next.fetch_add(at_once, Ordering::Relaxed);
             if start >= texts.len() {
+                self.words.settle();
                 return Ok(());
             }
             for text in &texts[start..texts.len().min(start + at_once)] {
                 let bytes = text.as_bytes();
-                self.splitter.split(text, |start, end| self.words.add(&bytes[start..end], 1))?;
+                self.splitter.split(text, |start, end| self.words.add_at(bytes, start, end))?;
             }
         }
     }

@@ -6,10 +6,11 @@
 pub(crate) const INLINE: usize = 15;
 const LONG: u64 = 0xFF; // length byte of a word that lies in `long`
 const FIRST_CAPACITY: usize = 1024;
+const BATCH: usize = 64;
 // Odd constants with no structure (the golden ratio and the square root of 2, in 64 bits).
 const SALT: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0x6A09_E667_F3BC_C909];
 
-/// Either the bytes of a word and, in the top byte, its length; or a hash and, under `LONG`, an index into `long`.
+/// Either the bytes of a word and, in the top byte, its length; or a hash and, under `LONG`, an index into `long_ends`.
 pub(crate) type Key = [u64; 2];
 
 #[derive(Clone, Copy, Default)]
@@ -19,65 +20,131 @@ struct Slot {
 }
 
 /// A multiset of words.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct WordMap {
     slots: Vec<Slot>,
     used: usize,
-    long: Vec<Box<[u8]>>,
+    pending: [Key; BATCH], // short words that wait for their turn: looked up together, they wait for memory together
+    waiting: usize,
+    long: Vec<u8>,
+    long_ends: Vec<usize>,
+}
+
+impl Default for WordMap {
+    fn default() -> Self {
+        Self {
+            slots: vec![Slot::default(); FIRST_CAPACITY],
+            used: 0,
+            pending: [Key::default(); BATCH],
+            waiting: 0,
+            long: Vec::new(),
+            long_ends: Vec::new(),
+        }
+    }
 }
 
 impl WordMap {
     /// Number of distinct words.
     pub fn len(&self) -> usize {
+        debug_assert_eq!(self.waiting, 0, "settle first");
         self.used
     }
 
-    /// Adds `count` occurrences of `word`, which is not empty.
+    /// Adds one occurrence of the word from `start` to `end`, which is not empty. It may wait until `settle`.
     #[inline]
-    pub fn add(&mut self, word: &[u8], count: u64) {
-        if self.used * 2 >= self.slots.len() {
-            self.grow();
+    pub fn add_at(&mut self, text: &[u8], start: usize, end: usize) {
+        if end - start > INLINE {
+            return self.add_long(&text[start..end], 1);
         }
-        if word.len() <= INLINE {
-            let key = pack(word);
-            let slot = self.find(spread(key), |other| other == key);
-            self.used += usize::from(self.slots[slot].count == 0);
-            self.slots[slot].key = key;
-            self.slots[slot].count += count;
-        } else {
-            self.add_long(word, count);
+        self.pending[self.waiting] = pack_at(text, start, end);
+        self.waiting += 1;
+        if self.waiting == BATCH {
+            self.settle();
         }
     }
 
+    /// Counts all words that wait.
+    pub fn settle(&mut self) {
+        self.make_room(BATCH);
+        let waiting = std::mem::take(&mut self.waiting);
+        let keys = self.pending;
+        let mask = self.slots.len() - 1;
+        let mut homes = [0; BATCH];
+        for (home, key) in homes.iter_mut().zip(keys) {
+            *home = spread(key) as usize & mask;
+        }
+        let touched = homes.iter().fold(0, |all, &home| all ^ self.slots[home].count);
+        std::hint::black_box(touched);
+        for (key, home) in keys.into_iter().zip(homes).take(waiting) {
+            let slot = &mut self.slots[home];
+            if slot.key == key {
+                slot.count += 1;
+            } else {
+                self.count(key, home, 1);
+            }
+        }
+    }
+
+    /// Adds `count` occurrences of `word`, which is not empty.
+    pub fn add(&mut self, word: &[u8], count: u64) {
+        if word.len() > INLINE {
+            return self.add_long(word, count);
+        }
+        self.make_room(1);
+        let key = pack(word);
+        self.count(key, spread(key) as usize & (self.slots.len() - 1), count);
+    }
+
+    #[inline]
+    fn count(&mut self, key: Key, home: usize, count: u64) {
+        let at = self.find(home, |other| other == key);
+        let slot = &mut self.slots[at];
+        self.used += usize::from(slot.count == 0);
+        slot.key = key;
+        slot.count += count;
+    }
+
     fn add_long(&mut self, word: &[u8], count: u64) {
+        self.make_room(BATCH);
         let hash = hash_long(word);
-        let same = |[low, high]: Key| low == hash && high >> 56 == LONG && *self.long[long_index([low, high])] == *word;
-        let slot = self.find(hash, same);
+        let same = |[low, high]: Key| low == hash && high >> 56 == LONG && self.long_word([low, high]) == word;
+        let slot = self.find(hash as usize & (self.slots.len() - 1), same);
         if self.slots[slot].count == 0 {
-            self.slots[slot].key = [hash, LONG << 56 | self.long.len() as u64];
-            self.long.push(word.into());
+            self.slots[slot].key = [hash, LONG << 56 | self.long_ends.len() as u64];
+            self.long.extend_from_slice(word);
+            self.long_ends.push(self.long.len());
             self.used += 1;
         }
         self.slots[slot].count += count;
     }
 
-    /// The slot whose key is the `same`, or the free one where a key of this `hash` belongs.
-    #[inline]
-    fn find(&self, hash: u64, same: impl Fn(Key) -> bool) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
-        while self.slots[at].count != 0 && !same(self.slots[at].key) {
-            at = (at + 1) & mask;
-        }
-        at
+    fn long_word(&self, key: Key) -> &[u8] {
+        let index = (key[1] & !(LONG << 56)) as usize;
+        let start = if index == 0 { 0 } else { self.long_ends[index - 1] };
+        &self.long[start..self.long_ends[index]]
     }
 
-    fn grow(&mut self) {
-        let capacity = (self.slots.len() * 2).max(FIRST_CAPACITY);
+    /// The slot whose key is the `same`, or the free one where it belongs, from `home` on.
+    #[inline]
+    fn find(&self, home: usize, same: impl Fn(Key) -> bool) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut at = home;
+        while !same(self.slots[at & mask].key) && self.slots[at & mask].count != 0 {
+            at += 1;
+        }
+        at & mask
+    }
+
+    /// Grows the table if `more` words could fill more than three quarters of it.
+    fn make_room(&mut self, more: usize) {
+        if (self.used + more) * 4 <= self.slots.len() * 3 {
+            return;
+        }
+        let capacity = self.slots.len() * 2;
         let old = std::mem::replace(&mut self.slots, vec![Slot::default(); capacity]);
         for slot in old.into_iter().filter(|slot| slot.count != 0) {
             let hash = if slot.key[1] >> 56 == LONG { slot.key[0] } else { spread(slot.key) };
-            let at = self.find(hash, |_| false);
+            let at = self.find(hash as usize & (capacity - 1), |_| false);
             self.slots[at] = slot;
         }
     }
@@ -92,7 +159,7 @@ impl WordMap {
                 bytes[8..].copy_from_slice(&slot.key[1].to_le_bytes());
                 each(&bytes[..length], slot.count);
             } else {
-                each(&self.long[long_index(slot.key)], slot.count);
+                each(self.long_word(slot.key), slot.count);
             }
         }
     }
@@ -111,10 +178,6 @@ impl WordMap {
     }
 }
 
-fn long_index(key: Key) -> usize {
-    (key[1] & !(LONG << 56)) as usize
-}
-
 /// The bytes of `word` in 15 of 16 bytes. Overlapping reads stand for a copy of unknown length, which would be a call.
 #[inline]
 pub(crate) fn pack(word: &[u8]) -> Key {
@@ -131,6 +194,17 @@ pub(crate) fn pack(word: &[u8]) -> Key {
     [low, high | (n as u64) << 56]
 }
 
+const KEPT: [[u64; 3]; 16] = {
+    let mut kept = [[0; 3]; 16];
+    let mut n = 0;
+    while n < 16 {
+        let bits = (1_u128 << (8 * n)) - 1;
+        kept[n] = [bits as u64, (bits >> 64) as u64, (n as u64) << 56];
+        n += 1;
+    }
+    kept
+};
+
 /// `pack(&text[start..end])` of at most `INLINE` bytes, by one load and no branch on the length where it can.
 #[inline]
 pub(crate) fn pack_at(text: &[u8], start: usize, end: usize) -> Key {
@@ -138,8 +212,9 @@ pub(crate) fn pack_at(text: &[u8], start: usize, end: usize) -> Key {
     match text.get(start..start + 16) {
         Some(bytes) => {
             let bytes: [u8; 16] = bytes.try_into().expect("16 bytes");
-            let kept = u128::from_le_bytes(bytes) & ((1 << (8 * n)) - 1);
-            [kept as u64, (kept >> 64) as u64 | (n as u64) << 56]
+            let all = u128::from_le_bytes(bytes);
+            let [low, high, length] = KEPT[n & 15];
+            [all as u64 & low, (all >> 64) as u64 & high | length]
         }
         None => pack(&text[start..end]),
     }
