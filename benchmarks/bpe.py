@@ -34,6 +34,7 @@ class Cell:
     """One point of the grid, and what was measured there."""
 
     mb: float
+    text_mb: float  # what the corpus had, at least 99 % of `mb`
     vocab_size: int
     threads: int
     runs: dict[str, list[dict]] = field(default_factory=dict)
@@ -178,8 +179,8 @@ def main() -> None:
             text = Path(folder) / f"{mb:g}.txt"
             have = write_corpus(parquet_texts(options.corpus) if options.corpus else installed_texts(), mb, text)
             for vocab_size, threads in itertools.product(options.vocab_size, options.threads):
-                cell = Cell(mb, vocab_size, threads)
-                if have < mb:
+                cell = Cell(mb, have, vocab_size, threads)
+                if have < 0.99 * mb:
                     print(f"{cell.title}: skipped, the corpus has only {have:.1f} MB\n", flush=True)
                     continue
                 run_cell(cell, names, text, options)

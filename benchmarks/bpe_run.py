@@ -3,7 +3,8 @@
 Outside the clock: pinning to the first CPUs, reading the texts, imports, the digest of the tokens. Memory is the peak
 resident set minus the resident set just before training, with the kernel's peak reset in between (5 written to
 /proc/self/clear_refs) so that loading does not count; where it cannot be reset, `peak_reset` is false and the figure
-may hide behind what loading took. Needs Linux's /proc.
+may hide behind what loading took. Python keeps a second, UTF-8 form of a text that is not ASCII once somebody reads it
+as such; what those take is in that figure and told apart as well. Needs Linux's /proc.
 """
 
 import ctypes
@@ -76,6 +77,7 @@ def measure(contender: str, file: Path, vocab_size: int, threads: int) -> dict:
     kind = CONTENDERS[contender]
     texts = [] if kind.reads_file else list(read_texts(file))
     trainer = kind(Task(texts, file, vocab_size, threads))
+    text_bytes = sum(map(sys.getsizeof, texts))
     peak_reset, before_kb = reset_peak(), resident_kb("VmRSS")
     busy, own, start = [busy_seconds(everywhere), busy_seconds(cpus)], own_seconds(), time.perf_counter()
     trainer.train()
@@ -90,6 +92,7 @@ def measure(contender: str, file: Path, vocab_size: int, threads: int) -> dict:
         "counting_s": trainer.counting_s,
         "merging_s": trainer.counting_s and wall_s - trainer.counting_s,
         "memory_mb": (peak_kb - before_kb) * 1024 / 1e6,
+        "text_copies_mb": (sum(map(sys.getsizeof, texts)) - text_bytes) / 1e6,
         "peak_reset": peak_reset,
         "others_share": max(0.0, *shares),
         "digest": tokens and hashlib.sha256(b"".join(len(token).to_bytes(4) + token for token in tokens)).hexdigest(),

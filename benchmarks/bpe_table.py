@@ -14,7 +14,9 @@ NOTES = f"""\
 - Texts are in memory before the clock starts. gigatoken reads its file inside its clock, from the page cache.
 - CPU: user and system time of the process. Counting is cutting the texts into words and counting those, merging the
   rest: rustbpe's and gigatoken's by their own log lines.
-- Memory: peak resident set minus that before training, texts and imports not counted (the peak is reset after loading).
+- Memory: peak resident set minus that before training, texts and imports not counted (the peak is reset after loading);
+  in brackets without the UTF-8 form that Python attaches to each text that is not ASCII when a trainer reads it, and
+  keeps as long as the text. Who hands over texts without keeping them does not pay for it.
 - Ratios are to ours: of gigatoken, which trains with GPT-2's pattern only, to nanobpe-gpt2, ours with that pattern.
 - Merges are compared token by token, in order, with rustbpe's, or with gigatoken's for GPT-2's pattern. tokenizers
   breaks ties by another order of bytes, so that its merges are not compared."""
@@ -31,8 +33,8 @@ def counted(runs: Sequence[dict]) -> Sequence[dict]:
     return quiet if len(quiet) >= 2 else runs
 
 
-def median(runs: Sequence[dict], key: str) -> float | None:
-    values = [run[key] for run in counted(runs) if run[key] is not None]
+def median(runs: Sequence[dict], key: str, minus: str | None = None) -> float | None:
+    values = [run[key] - (run[minus] if minus else 0) for run in counted(runs) if run[key] is not None]
     return statistics.median(values) if values else None
 
 
@@ -40,9 +42,9 @@ def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def ratio(name: str, runs: dict[str, list[dict]], key: str) -> str:
+def ratio(name: str, runs: dict[str, list[dict]], key: str, minus: str | None = None) -> str:
     """Of medians, this contender's to ours."""
-    value, ours = median(runs[name], key), median(runs.get(CONTENDERS[name].ours, []), key)
+    value, ours = median(runs[name], key, minus), median(runs.get(CONTENDERS[name].ours, []), key, minus)
     return "-" if value is None or not ours else f"{value / ours:.2f}x"
 
 
@@ -62,6 +64,7 @@ def merges(name: str, runs: dict[str, list[dict]]) -> str:
 
 def row(name: str, runs: dict[str, list[dict]]) -> str:
     own = runs[name]
+    memory = ("memory_mb", "text_copies_mb")
     shares = [run["others_share"] for run in own]
     noisy = " *noisy*" if any(run["others_share"] > NOISY_SHARE for run in counted(own)) else ""
     hidden = "" if all(run["peak_reset"] for run in own) else " or less, with loading"
@@ -73,9 +76,9 @@ def row(name: str, runs: dict[str, list[dict]]) -> str:
         number(median(own, "cpu_s")),
         number(median(own, "counting_s")),
         number(median(own, "merging_s")),
-        number(median(own, "memory_mb"), 0) + hidden,
+        f"{number(median(own, *memory[:1]), 0)} ({number(median(own, *memory), 0)}){hidden}",
         ratio(name, runs, "wall_s"),
-        ratio(name, runs, "memory_mb"),
+        f"{ratio(name, runs, *memory[:1])} ({ratio(name, runs, *memory)})",
         merges(name, runs),
         f"{min(shares):.0%} to {max(shares):.0%}" if len(shares) > 1 else f"{shares[0]:.0%}",
     ]
