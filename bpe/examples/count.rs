@@ -23,13 +23,16 @@ fn main() {
         }
         let split = start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let mut counter = Counter::new(GPT4_PATTERN, Some(threads)).expect("threads");
+        let mut counter = Counter::new(GPT4_PATTERN, Some(threads), None).expect("threads");
         for batch in texts.chunks(2048) {
             counter.add(batch).expect("counted");
         }
         let counted = start.elapsed().as_secs_f64();
-        let counts = counter.finish();
+        let counts = counter.finish().expect("counts");
         let all = start.elapsed().as_secs_f64();
-        println!("split {split:.3} s ({pieces} pieces, {sum}), count {counted:.3} s, with finish {all:.3} s, {} words", counts.len());
+        println!(
+            "split {split:.3} s ({pieces} pieces, {sum}), count {counted:.3} s, with finish {all:.3} s, {} words",
+            counts.len()
+        );
     }
 }

@@ -104,7 +104,7 @@ mod words {
         for (i, eight) in block.as_chunks::<8>().0.iter().enumerate() {
             let (bytes, ascii) = (u64::from_le_bytes(*eight) & !HIGH, !u64::from_le_bytes(*eight));
             let put = |class: &mut u64, flags: u64| *class |= gather(flags & ascii) << (8 * i);
-            put(&mut classes.letter, within(bytes | ONES * 0x20, b'a', b'z'));
+            put(&mut classes.letter, within(bytes | (ONES * 0x20), b'a', b'z'));
             put(&mut classes.digit, within(bytes, b'0', b'9'));
             put(&mut classes.newline, within(bytes, b'\n', b'\n') | within(bytes, b'\r', b'\r'));
             let space = within(bytes, b' ', b' ');

@@ -15,6 +15,7 @@ mod learn;
 mod py;
 mod scan;
 mod split;
+mod word_list;
 mod words;
 
 pub use count::Counter;
@@ -22,3 +23,4 @@ pub use counts::Counts;
 pub use error::Error;
 pub use learn::{Vocabulary, learn};
 pub use split::{GPT4_PATTERN, Splitter};
+pub use words::Dropped;

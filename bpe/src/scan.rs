@@ -140,10 +140,10 @@ impl Scanner {
 
     /// A contraction, or one character before letters, or a run of symbols.
     fn after_other(&self, text: &[u8], start: usize, after: usize) -> usize {
-        if text[start] == b'\'' {
-            if let Some(length) = contraction(&text[after..]) {
-                return after + length;
-            }
+        if text[start] == b'\''
+            && let Some(length) = contraction(&text[after..])
+        {
+            return after + length;
         }
         match self.look(text, after) {
             (Class::Letter, end) => self.run(text, end, Class::Letter),

@@ -122,7 +122,8 @@ mod tests {
 
     #[test]
     fn the_scanner_splits_long_text_as_the_regex_does() {
-        let kinds = ["a", "S", "ll", "ve", "1", "2", " ", "  ", "\t", "\n", "\r\n", "!", "'", "'s", "'LL", "word", "é", "日"];
+        let kinds =
+            ["a", "S", "ll", "ve", "1", "2", " ", "  ", "\t", "\n", "\r\n", "!", "'", "'s", "'LL", "word", "é", "日"];
         let mut random = 1_u64;
         let mut next = |below: usize| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
