@@ -11,6 +11,7 @@ mod classes;
 mod count;
 mod counts;
 mod error;
+mod key;
 mod learn;
 #[cfg(feature = "python")]
 mod py;
