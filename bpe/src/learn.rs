@@ -34,13 +34,14 @@ pub fn learn<E: From<Error>>(
         return Err(Error::EmptyCorpus.into());
     }
     let ratio = std::env::var("RATIO").ok().map_or(RATIO, |r| r.parse().unwrap());
+    let ratio0 = std::env::var("RATIO0").ok().map_or(RATIO, |r| r.parse().unwrap());
     let ids = std::array::from_fn(|byte| byte as u32);
     let mut progress = Progress { tokens: 256, work: 0, check };
     let t = std::time::Instant::now();
     let verbose = std::env::var("V").is_ok();
     let mut cells = Cells::lay_out(counts, &ids, MOST_CELLS, &mut progress)?;
     if verbose { eprintln!("laid out {:?}", t.elapsed()); }
-    let mut index = Index::build(&cells, 256, u64::MAX, ratio, &mut progress)?;
+    let mut index = Index::build(&cells, 256, cells.heaviest()/ratio0, &mut progress)?;
     if verbose { eprintln!("index {:?} T {}", t.elapsed(), index.threshold()); }
     let mut merges = Vec::new();
     let mut joined = Vec::new();
@@ -54,7 +55,7 @@ pub fn learn<E: From<Error>>(
             drop(index);
             cells.compact(&mut progress)?;
             if verbose { eprintln!("  compacted {:?} {}", t.elapsed(), cells.len()); }
-            index = Index::build(&cells, progress.tokens, below, ratio, &mut progress)?;
+            index = Index::build(&cells, progress.tokens, (below/ratio).max(1), &mut progress)?;
             if verbose { eprintln!("  index {:?} T {} {}", t.elapsed(), index.threshold(), index.stat()); }
             continue;
         };

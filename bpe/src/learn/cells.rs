@@ -75,6 +75,7 @@ impl Cells {
         Ok(Self { cells, weights, lengths: vec![1; 256] })
     }
 
+    pub(super) fn heaviest(&self) -> u64 { let mut w=[0;256]; for (i,b) in self.cells.chunks(BLOCK).enumerate() { for &c in b { if c!=BOUNDARY {w[c as usize]+=self.weights[i];}}} w.into_iter().max().unwrap()}
     pub(super) fn len(&self) -> usize {
         self.cells.len()
     }
@@ -89,23 +90,38 @@ impl Cells {
         self.lengths[token as usize]
     }
 
-    /// Calls `each` with every pair of adjacent tokens, its place and its weight. All tokens must be one cell long.
-    #[inline]
-    pub(super) fn for_each_pair<E>(
+    /// The places of all tokens, those of each together and ascending, and where each token's end. All tokens must be
+    /// one cell long.
+    pub(super) fn sorted_places<E>(
         &self,
+        tokens: usize,
         progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>,
-        mut each: impl FnMut(Pair, u32, u64),
-    ) -> Result<(), E> {
-        for (block, &weight) in self.weights.iter().enumerate() {
-            let start = block * BLOCK;
-            for (at, two) in self.cells[start..start + BLOCK + 1].windows(2).enumerate() {
-                if two[0] != BOUNDARY && two[1] != BOUNDARY {
-                    each(pack(two[0], two[1]), (start + at) as u32, weight);
-                }
+    ) -> Result<(Vec<u32>, Vec<usize>), E> {
+        let mut ends = vec![0; tokens];
+        for chunk in self.cells.chunks(CHUNK) {
+            for &token in chunk.iter().filter(|&&token| token != BOUNDARY) {
+                ends[token as usize] += 1;
             }
-            progress.made(BLOCK)?;
+            progress.made(CHUNK)?;
         }
-        Ok(())
+        let mut end = 0;
+        for token in &mut ends {
+            end += std::mem::replace(token, end);
+        }
+        let mut places = vec![0; end];
+        for (chunk, start) in self.cells.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
+            for (&token, place) in chunk.iter().zip(start..).filter(|&(&token, _)| token != BOUNDARY) {
+                places[ends[token as usize]] = place;
+                ends[token as usize] += 1;
+            }
+            progress.made(CHUNK)?;
+        }
+        Ok((places, ends))
+    }
+
+    /// The token at `place`, one cell long, as one found beside others.
+    pub(super) fn beside(&self, place: u32) -> Joined {
+        Joined { place, before: BOUNDARY, after: self.cells[place as usize + 1] }
     }
 
     /// Makes a new token of `pair` wherever one of `places`, ascending, still holds it, and appends those to `joined`.

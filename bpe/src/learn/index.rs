@@ -16,7 +16,6 @@ use super::Progress;
 use super::cells::{BOUNDARY, Cells, Joined};
 use super::pair::{Pair, pack, unpack};
 
-const CELLS_PER_BUCKET: usize = 16;
 const COLD: usize = usize::MAX;
 
 /// How often a pair occurs, and which part of `Index::places` says where.
@@ -49,47 +48,31 @@ enum Side {
 }
 
 impl Index {
-    /// Indexes the pairs that occur at least one `ratio`-th as often as the best, and less than `below` allows.
+    /// Indexes the pairs that occur at least `threshold` times. All tokens must be one cell long.
     pub(super) fn build<E>(
         cells: &Cells,
         tokens: usize,
-        below: u64,
-        ratio: u64,
+        threshold: u64,
         progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>,
     ) -> Result<Self, E> {
-        // Pairs share buckets, so a bucket's weight is no less than the count of any pair in it.
-        let bits = (cells.len() / CELLS_PER_BUCKET).next_power_of_two().trailing_zeros().max(1);
-        let bucket = |pair: Pair| (pair.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - bits)) as usize;
-        let mut buckets = vec![0; 1 << bits];
-        cells.for_each_pair(progress, |pair, _, weight| buckets[bucket(pair)] += weight)?;
-        let heaviest = buckets.iter().copied().max().unwrap_or(0);
-        let threshold = (heaviest / ratio).min(below / 2).max(1);
-        let mut pairs = FxHashMap::<Pair, Occurrences>::default();
-        cells.for_each_pair(progress, |pair, _, weight| {
-            if buckets[bucket(pair)] >= threshold {
-                let found = pairs.entry(pair).or_default();
-                found.count += weight;
-                found.length += 1;
-            }
-        })?;
-        pairs.retain(|_, found| found.count >= threshold);
-        let mut end = 0;
-        for found in pairs.values_mut() {
-            found.start = end;
-            end += found.length;
-            found.length = 0;
+        let mut index = Self {
+            threshold,
+            pairs: FxHashMap::default(),
+            heap: BinaryHeap::new(),
+            places: Vec::new(),
+            tallies: vec![Tally::default(); tokens],
+            distinct: Vec::new(),
+        };
+        let (places, ends) = cells.sorted_places(tokens, progress)?;
+        let (mut start, mut found) = (0, Vec::new());
+        for (token, &end) in ends.iter().enumerate() {
+            found.clear();
+            found.extend(places[start..end].iter().map(|&place| cells.beside(place)));
+            index.count_side(&found, Side::Right, cells, |neighbour| (None, pack(token as u32, neighbour)));
+            progress.made(end - start)?;
+            start = end;
         }
-        let mut places = vec![0; end];
-        cells.for_each_pair(progress, |pair, place, _| {
-            if buckets[bucket(pair)] >= threshold {
-                if let Some(found) = pairs.get_mut(&pair) {
-                    places[found.start + found.length] = place;
-                    found.length += 1;
-                }
-            }
-        })?;
-        let heap = pairs.iter().map(|(&pair, found)| (found.count, Reverse(pair))).collect();
-        Ok(Self { threshold, pairs, heap, places, tallies: vec![Tally::default(); tokens], distinct: Vec::new() })
+        Ok(index)
     }
 
     pub(super) fn stat(&self) -> String { format!("pairs {} heap {} places {}", self.pairs.len(), self.heap.len(), self.places.len()) }
@@ -121,14 +104,19 @@ impl Index {
 
     /// Counts anew what the merge of `pair` into `token` changed.
     pub(super) fn update(&mut self, pair: Pair, token: u32, joined: &[Joined], cells: &Cells) {
+        let (first, second) = unpack(pair);
         self.tallies.push(Tally::default());
-        self.update_side(pair, token, joined, cells, Side::Left);
-        self.update_side(pair, token, joined, cells, Side::Right);
+        self.count_side(joined, Side::Left, cells, |neighbour| {
+            (Some(pack(neighbour, first)), pack(neighbour, token))
+        });
+        self.count_side(joined, Side::Right, cells, |neighbour| {
+            let before = if neighbour == token { first } else { neighbour };
+            (Some(pack(second, before)), pack(token, neighbour))
+        });
     }
 
     #[inline]
-    fn update_side(&mut self, pair: Pair, token: u32, joined: &[Joined], cells: &Cells, side: Side) {
-        let (first, second) = unpack(pair);
+    fn count_side(&mut self, joined: &[Joined], side: Side, cells: &Cells, pairs: impl Fn(u32) -> (Option<Pair>, Pair)) {
         let neighbour = |joined: &Joined| match side {
             Side::Left => joined.before,
             Side::Right => joined.after,
@@ -148,12 +136,8 @@ impl Index {
         let mut end = start;
         for &neighbour in &self.distinct {
             let tally = &mut self.tallies[neighbour as usize];
-            let (old, new) = match side {
-                Side::Left => (pack(neighbour, first), pack(neighbour, token)),
-                Side::Right if neighbour == token => (pack(second, first), pack(token, token)),
-                Side::Right => (pack(second, neighbour), pack(token, neighbour)),
-            };
-            if let Some(known) = self.pairs.get_mut(&old) {
+            let (old, new) = pairs(neighbour);
+            if let Some(known) = old.and_then(|old| self.pairs.get_mut(&old)) {
                 known.count -= tally.count;
             }
             if tally.count >= self.threshold {
