@@ -41,7 +41,7 @@ pub fn learn<E: From<Error>>(
     let verbose = std::env::var("V").is_ok();
     let mut cells = Cells::lay_out(counts, &ids, MOST_CELLS, &mut progress)?;
     if verbose { eprintln!("laid out {:?}", t.elapsed()); }
-    let mut index = Index::build(&cells, 256, cells.heaviest()/ratio0, &mut progress)?;
+    let mut index = Index::build(&cells, 256, (cells.total()/ratio0).max(1), &mut progress)?;
     if verbose { eprintln!("index {:?} T {}", t.elapsed(), index.threshold()); }
     let mut merges = Vec::new();
     let mut joined = Vec::new();
@@ -55,13 +55,13 @@ pub fn learn<E: From<Error>>(
             drop(index);
             cells.compact(&mut progress)?;
             if verbose { eprintln!("  compacted {:?} {}", t.elapsed(), cells.len()); }
-            index = Index::build(&cells, progress.tokens, (below/ratio).max(1), &mut progress)?;
+            index = Index::build(&cells, progress.tokens, (below / ratio).max((below as f64*(progress.tokens as f64/size as f64).powi(2)) as u64).min(below/2).max(1), &mut progress)?;
             if verbose { eprintln!("  index {:?} T {} {}", t.elapsed(), index.threshold(), index.stat()); }
             continue;
         };
         joined.clear();
         cells.join(pair, index.places(range), &mut joined, &mut progress)?;
-        index.update(pair, progress.tokens as u32, &joined, &cells);
+        index.update(pair, progress.tokens as u32, &joined, &cells, &mut progress)?;
         merges.push(unpack(pair));
         progress.tokens += 1;
         progress.made(WORK_PER_MERGE)?;

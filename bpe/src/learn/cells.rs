@@ -22,6 +22,7 @@ pub(super) struct Cells {
     cells: Vec<u32>,
     weights: Vec<u64>, // by block
     lengths: Vec<u32>, // by token, in cells
+    total: u64,
 }
 
 /// One place where a pair became one token, and the tokens beside it, or boundaries.
@@ -49,9 +50,10 @@ impl Cells {
         outcome?;
         let mut order: Vec<u64> = segments.keys().copied().collect();
         order.sort_unstable_by(|a, b| b.cmp(a));
-        let mut weights = Vec::new();
+        let (mut weights, mut total) = (Vec::new(), 0);
         for &count in &order {
             let segment = segments.get_mut(&count).expect("the keys are its own");
+            total += count * *segment as u64;
             let blocks = segment.div_ceil(BLOCK);
             *segment = weights.len() * BLOCK; // from here on where its next word goes
             weights.resize(weights.len() + blocks, count);
@@ -72,10 +74,10 @@ impl Cells {
             }
         });
         outcome?;
-        Ok(Self { cells, weights, lengths: vec![1; 256] })
+        Ok(Self { cells, weights, lengths: vec![1; 256], total })
     }
 
-    pub(super) fn heaviest(&self) -> u64 { let mut w=[0;256]; for (i,b) in self.cells.chunks(BLOCK).enumerate() { for &c in b { if c!=BOUNDARY {w[c as usize]+=self.weights[i];}}} w.into_iter().max().unwrap()}
+    pub(super) fn total(&self) -> u64 { self.total }
     pub(super) fn len(&self) -> usize {
         self.cells.len()
     }
@@ -90,38 +92,35 @@ impl Cells {
         self.lengths[token as usize]
     }
 
-    /// The places of all tokens, those of each together and ascending, and where each token's end. All tokens must be
-    /// one cell long.
-    pub(super) fn sorted_places<E>(
+    /// All pairs of adjacent tokens and their places. All tokens must be one cell long.
+    pub(super) fn adjacent(&self) -> impl Iterator<Item = (u32, u32, u32)> + Clone {
+        let two = self.cells.windows(2).zip(0..).map(|(two, place)| (two[0], two[1], place));
+        two.filter(|&(first, second, _)| first != BOUNDARY && second != BOUNDARY)
+    }
+
+    /// All pairs of adjacent tokens, as the second and the place, sorted by the first, and where each first's end.
+    pub(super) fn sorted_pairs<E>(
         &self,
         tokens: usize,
         progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>,
-    ) -> Result<(Vec<u32>, Vec<usize>), E> {
+    ) -> Result<(Vec<(u32, u32)>, Vec<usize>), E> {
         let mut ends = vec![0; tokens];
-        for chunk in self.cells.chunks(CHUNK) {
-            for &token in chunk.iter().filter(|&&token| token != BOUNDARY) {
-                ends[token as usize] += 1;
-            }
-            progress.made(CHUNK)?;
+        for (first, _, _) in self.adjacent() {
+            ends[first as usize] += 1;
+            progress.made(1)?;
         }
         let mut end = 0;
         for token in &mut ends {
             end += std::mem::replace(token, end);
         }
-        let mut places = vec![0; end];
-        for (chunk, start) in self.cells.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
-            for (&token, place) in chunk.iter().zip(start..).filter(|&(&token, _)| token != BOUNDARY) {
-                places[ends[token as usize]] = place;
-                ends[token as usize] += 1;
-            }
-            progress.made(CHUNK)?;
+        let mut sorted = vec![(0, 0); end];
+        for (first, second, place) in self.adjacent() {
+            let next = &mut ends[first as usize];
+            sorted[*next] = (second, place);
+            *next += 1;
+            progress.made(1)?;
         }
-        Ok((places, ends))
-    }
-
-    /// The token at `place`, one cell long, as one found beside others.
-    pub(super) fn beside(&self, place: u32) -> Joined {
-        Joined { place, before: BOUNDARY, after: self.cells[place as usize + 1] }
+        Ok((sorted, ends))
     }
 
     /// Makes a new token of `pair` wherever one of `places`, ascending, still holds it, and appends those to `joined`.

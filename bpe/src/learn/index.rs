@@ -41,12 +41,6 @@ struct Tally {
     places: usize, // how many; then where the next goes, or COLD
 }
 
-#[derive(Clone, Copy)]
-enum Side {
-    Left,
-    Right,
-}
-
 impl Index {
     /// Indexes the pairs that occur at least `threshold` times. All tokens must be one cell long.
     pub(super) fn build<E>(
@@ -60,16 +54,22 @@ impl Index {
             pairs: FxHashMap::default(),
             heap: BinaryHeap::new(),
             places: Vec::new(),
-            tallies: vec![Tally::default(); tokens],
+            tallies: Vec::new(),
             distinct: Vec::new(),
         };
-        let (places, ends) = cells.sorted_places(tokens, progress)?;
-        let (mut start, mut found) = (0, Vec::new());
-        for (token, &end) in ends.iter().enumerate() {
-            found.clear();
-            found.extend(places[start..end].iter().map(|&place| cells.beside(place)));
-            index.count_side(&found, Side::Right, cells, |neighbour| (None, pack(token as u32, neighbour)));
-            progress.made(end - start)?;
+        if tokens == 256 {
+            index.tallies.resize(1 << 16, Tally::default());
+            let found = cells.adjacent().map(|(first, second, place)| (first << 8 | second, place));
+            index.count(found, cells, |both| (None, pack(both >> 8, both & 0xFF)), progress)?;
+            index.tallies.truncate(tokens);
+            return Ok(index);
+        }
+        index.tallies.resize(tokens, Tally::default());
+        let (sorted, ends) = cells.sorted_pairs(tokens, progress)?;
+        let mut start = 0;
+        for (first, &end) in ends.iter().enumerate() {
+            let found = sorted[start..end].iter().copied();
+            index.count(found, cells, |second| (None, pack(first as u32, second)), progress)?;
             start = end;
         }
         Ok(index)
@@ -103,40 +103,49 @@ impl Index {
     }
 
     /// Counts anew what the merge of `pair` into `token` changed.
-    pub(super) fn update(&mut self, pair: Pair, token: u32, joined: &[Joined], cells: &Cells) {
+    pub(super) fn update<E>(
+        &mut self,
+        pair: Pair,
+        token: u32,
+        joined: &[Joined],
+        cells: &Cells,
+        progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>,
+    ) -> Result<(), E> {
         let (first, second) = unpack(pair);
         self.tallies.push(Tally::default());
-        self.count_side(joined, Side::Left, cells, |neighbour| {
-            (Some(pack(neighbour, first)), pack(neighbour, token))
-        });
-        self.count_side(joined, Side::Right, cells, |neighbour| {
-            let before = if neighbour == token { first } else { neighbour };
-            (Some(pack(second, before)), pack(token, neighbour))
-        });
+        let left = joined.iter().filter(|joined| joined.before != BOUNDARY);
+        let left = left.map(|joined| (joined.before, joined.place - cells.length(joined.before)));
+        self.count(left, cells, |before| (Some(pack(before, first)), pack(before, token)), progress)?;
+        let right = joined.iter().filter(|joined| joined.after != BOUNDARY);
+        let right = right.map(|joined| (joined.after, joined.place));
+        let pairs = |after| (Some(pack(second, if after == token { first } else { after })), pack(token, after));
+        self.count(right, cells, pairs, progress)
     }
 
+    /// Adds pairs that were `found`, each as a key and a place; `pairs` tells from the key which pair it was before, if
+    /// any, and which it is. Touches the map once per distinct key and not once per place.
     #[inline]
-    fn count_side(&mut self, joined: &[Joined], side: Side, cells: &Cells, pairs: impl Fn(u32) -> (Option<Pair>, Pair)) {
-        let neighbour = |joined: &Joined| match side {
-            Side::Left => joined.before,
-            Side::Right => joined.after,
-        };
-        for joined in joined {
-            let neighbour = neighbour(joined);
-            if neighbour != BOUNDARY {
-                let tally = &mut self.tallies[neighbour as usize];
-                if tally.places == 0 {
-                    self.distinct.push(neighbour);
-                }
-                tally.places += 1;
-                tally.count += cells.weight(joined.place);
+    fn count<E>(
+        &mut self,
+        found: impl Iterator<Item = (u32, u32)> + Clone,
+        cells: &Cells,
+        pairs: impl Fn(u32) -> (Option<Pair>, Pair),
+        progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>,
+    ) -> Result<(), E> {
+        for (key, place) in found.clone() {
+            let tally = &mut self.tallies[key as usize];
+            if tally.places == 0 {
+                self.distinct.push(key);
             }
+            tally.places += 1;
+            tally.count += cells.weight(place);
+            progress.made(1)?;
         }
         let start = self.places.len();
         let mut end = start;
-        for &neighbour in &self.distinct {
-            let tally = &mut self.tallies[neighbour as usize];
-            let (old, new) = pairs(neighbour);
+        for &key in &self.distinct {
+            let tally = &mut self.tallies[key as usize];
+            let (old, new) = pairs(key);
             if let Some(known) = old.and_then(|old| self.pairs.get_mut(&old)) {
                 known.count -= tally.count;
             }
@@ -150,20 +159,18 @@ impl Index {
         }
         if end > start {
             self.places.resize(end, 0);
-            for joined in joined {
-                let neighbour = neighbour(joined);
-                if neighbour != BOUNDARY && self.tallies[neighbour as usize].places != COLD {
-                    let next = &mut self.tallies[neighbour as usize].places;
-                    self.places[*next] = match side {
-                        Side::Left => joined.place - cells.length(neighbour),
-                        Side::Right => joined.place,
-                    };
+            for (key, place) in found {
+                let next = &mut self.tallies[key as usize].places;
+                if *next != COLD {
+                    self.places[*next] = place;
                     *next += 1;
                 }
+                progress.made(1)?;
             }
         }
-        for neighbour in self.distinct.drain(..) {
-            self.tallies[neighbour as usize] = Tally::default();
+        for key in self.distinct.drain(..) {
+            self.tallies[key as usize] = Tally::default();
         }
+        Ok(())
     }
 }
