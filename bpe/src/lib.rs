@@ -6,18 +6,23 @@
 //!
 //! Only `py.rs` knows Python; everything else builds and tests without it.
 
+mod blocks;
+mod classes;
 mod count;
 mod counts;
 mod error;
+mod key;
 mod learn;
 #[cfg(feature = "python")]
 mod py;
 mod scan;
 mod split;
+mod word_list;
 mod words;
 
 pub use count::Counter;
 pub use counts::Counts;
 pub use error::Error;
 pub use learn::{Vocabulary, learn};
-pub use split::{GPT4_PATTERN, Splitter};
+pub use split::{CL100K_PATTERN, GPT2_PATTERN, GPT4_PATTERN, O200K_PATTERN, Splitter};
+pub use words::Dropped;

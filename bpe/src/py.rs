@@ -28,7 +28,7 @@ impl From<Error> for PyErr {
         let message = error.to_string();
         match error {
             Error::VocabSize(_) => VocabularySizeError::new_err(message),
-            Error::Threads(_) => NanobpeError::new_err(message),
+            Error::Threads(_) | Error::MaxWords(_) => NanobpeError::new_err(message),
             Error::Pattern { .. } => PatternError::new_err(message),
             Error::EmptyCorpus => EmptyCorpusError::new_err(message),
             Error::CorpusTooSmall { .. } => CorpusTooSmallError::new_err(message),
@@ -67,7 +67,7 @@ impl PyCounts {
 
     fn items<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let words = py.detach(|| self.0.sorted());
-        PyList::new(py, words.into_iter().map(|(word, count)| (PyBytes::new(py, &word), count)))
+        PyList::new(py, words.into_iter().map(|(word, count)| (PyBytes::new(py, word), count)))
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
@@ -133,9 +133,9 @@ fn flush(py: Python<'_>, counter: &mut Counter, batch: &mut Vec<Bound<'_, PyStri
 #[pyfunction]
 #[pyo3(signature = (texts, *, pattern = GPT4_PATTERN, threads = None))]
 fn count(texts: &Bound<'_, PyAny>, pattern: &str, threads: Option<i64>) -> PyResult<PyCounts> {
-    let mut counter = Counter::new(pattern, threads)?;
+    let mut counter = Counter::new(pattern, threads, None)?;
     feed(&mut counter, texts)?;
-    Ok(PyCounts(texts.py().detach(|| counter.finish())))
+    Ok(PyCounts(texts.py().detach(|| counter.finish())?))
 }
 
 #[pyfunction]
