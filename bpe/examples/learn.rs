@@ -8,7 +8,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use nanobpe::{Counts, learn};
+use nanobpe::{Counts, TieOrder, learn};
 
 /// Kibibytes that `/proc/self/status` gives under `name`.
 fn status(name: &str) -> usize {
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         std::fs::write("/proc/self/clear_refs", "5").ok(); // the peak starts from here
         let before = status("VmRSS");
         let (start, cpu) = (Instant::now(), cpu_seconds());
-        tokens = learn(&counts, vocab_size, |_| Ok::<(), nanobpe::Error>(()))?.tokens;
+        tokens = learn(&counts, vocab_size, TieOrder::Bytes, |_| Ok::<(), nanobpe::Error>(()))?.tokens;
         let (wall, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
         println!("{wall:.4} s, processor {cpu:.4} s, peak +{} KiB", status("VmHWM").saturating_sub(before));
     }

@@ -8,21 +8,21 @@
 use rustc_hash::FxHashMap;
 
 use super::Progress;
-use super::pair::{Pair, pack, unpack};
 use crate::counts::Counts;
 use crate::error::Error;
 
 /// The cell before a word, also after the last. All token ids are smaller.
 pub(super) const BOUNDARY: u32 = i32::MAX as u32;
+pub(super) const MOST_TOKENS: usize = BOUNDARY as usize;
 const INNER: u32 = 1 << 31; // marks every cell of a token but its first
 const BLOCK: usize = 64;
-const CHUNK: usize = 1024; // places looked at before those that hold are worked on: their cells load side by side
+const CHUNK: usize = 1024; // places looked at before those that hold are worked on, so that cells load side by side
 
+/// The words of a corpus, as tokens.
 pub(super) struct Cells {
     cells: Vec<u32>,
-    weights: Vec<u64>, // by block
-    lengths: Vec<u32>, // by token, in cells
-    total: u64,
+    weights: Vec<u64>, // how often the words of a block occur
+    lengths: Vec<u32>, // of each token, in cells
 }
 
 /// One place where a pair became one token, and the tokens beside it, or boundaries.
@@ -33,79 +33,78 @@ pub(super) struct Joined {
 }
 
 impl Cells {
-    /// Lays out the words of two bytes and more, the frequent first; `ids` maps bytes to tokens.
+    /// Lays out the words of two bytes and more, the frequent first, each byte as its rank in `alphabet`.
     pub(super) fn lay_out<E: From<Error>>(
         counts: &Counts,
-        ids: &[u32; 256],
+        alphabet: &[u8; 256],
         most_cells: usize,
         progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>,
     ) -> Result<Self, E> {
-        let (mut segments, mut outcome) = (FxHashMap::<u64, usize>::default(), Ok(()));
-        counts.for_each(|word, count| {
-            if word.len() > 1 && outcome.is_ok() {
-                *segments.entry(count).or_default() += word.len() + 1;
-                outcome = progress.made(word.len());
-            }
-        });
-        outcome?;
-        let mut order: Vec<u64> = segments.keys().copied().collect();
-        order.sort_unstable_by(|a, b| b.cmp(a));
-        let (mut weights, mut total) = (Vec::new(), 0);
-        for &count in &order {
+        let mut segments = FxHashMap::<u64, usize>::default(); // cells for the words of a count
+        each_word(counts, progress, |word, count| *segments.entry(count).or_default() += word.len() + 1)?;
+        let mut by_count: Vec<u64> = segments.keys().copied().collect();
+        by_count.sort_unstable_by(|one, other| other.cmp(one));
+        let mut weights = Vec::new();
+        for count in by_count {
             let segment = segments.get_mut(&count).expect("the keys are its own");
-            total += count * *segment as u64;
             let blocks = segment.div_ceil(BLOCK);
-            *segment = weights.len() * BLOCK; // from here on where its next word goes
+            *segment = weights.len() * BLOCK; // from here on, where the next word goes
             weights.resize(weights.len() + blocks, count);
         }
-        let mut cells = vec![BOUNDARY; weights.len() * BLOCK + 1];
-        if cells.len() > most_cells {
+        let size = weights.len() * BLOCK + 1;
+        if size > most_cells {
             return Err(Error::TooLarge(format!("the distinct words take more than {most_cells} bytes")).into());
         }
-        let mut outcome = Ok(());
-        counts.for_each(|word, count| {
-            if word.len() > 1 && outcome.is_ok() {
-                let next = segments.get_mut(&count).expect("counted above");
-                for (cell, &byte) in cells[*next + 1..].iter_mut().zip(word) {
-                    *cell = ids[usize::from(byte)];
-                }
-                *next += word.len() + 1;
-                outcome = progress.made(word.len());
+        let mut ids = [0; 256];
+        for (id, &byte) in (0..).zip(alphabet) {
+            ids[usize::from(byte)] = id;
+        }
+        let mut cells = vec![BOUNDARY; size];
+        each_word(counts, progress, |word, count| {
+            let next = segments.get_mut(&count).expect("every count was seen above");
+            for (cell, &byte) in cells[*next + 1..].iter_mut().zip(word) {
+                *cell = ids[usize::from(byte)];
             }
-        });
-        outcome?;
-        Ok(Self { cells, weights, lengths: vec![1; 256], total })
+            *next += word.len() + 1;
+        })?;
+        Ok(Self { cells, weights, lengths: vec![1; 256] })
     }
 
-    pub(super) fn total(&self) -> u64 { self.total }
-    pub(super) fn len(&self) -> usize {
-        self.cells.len()
+    /// How many tokens there are, used or not.
+    pub(super) fn tokens(&self) -> usize {
+        self.lengths.len()
     }
 
+    /// The weight of all cells together, which no pair's count exceeds.
+    pub(super) fn weight_of_all(&self) -> u64 {
+        self.weights.iter().fold(0, |sum: u64, weight| sum.saturating_add(weight.saturating_mul(BLOCK as u64)))
+    }
+
+    /// How often the word at `place` occurs.
     #[inline]
     pub(super) fn weight(&self, place: u32) -> u64 {
         self.weights[place as usize / BLOCK]
     }
 
+    /// How many cells `token` takes.
     #[inline]
     pub(super) fn length(&self, token: u32) -> u32 {
         self.lengths[token as usize]
     }
 
     /// All pairs of adjacent tokens and their places. All tokens must be one cell long.
-    pub(super) fn adjacent(&self) -> impl Iterator<Item = (u32, u32, u32)> + Clone {
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (u32, u32, u32)> + Clone {
         let two = self.cells.windows(2).zip(0..).map(|(two, place)| (two[0], two[1], place));
         two.filter(|&(first, second, _)| first != BOUNDARY && second != BOUNDARY)
     }
 
-    /// All pairs of adjacent tokens, as the second and the place, sorted by the first, and where each first's end.
+    /// What `pairs` gives, as the second token and the place, sorted by the first; and where the pairs of each first end.
     pub(super) fn sorted_pairs<E>(
         &self,
-        tokens: usize,
         progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>,
     ) -> Result<(Vec<(u32, u32)>, Vec<usize>), E> {
-        let mut ends = vec![0; tokens];
-        for (first, _, _) in self.adjacent() {
+        let mut ends = vec![0; self.tokens()];
+        for (first, _, _) in self.pairs() {
             ends[first as usize] += 1;
             progress.made(1)?;
         }
@@ -114,7 +113,7 @@ impl Cells {
             end += std::mem::replace(token, end);
         }
         let mut sorted = vec![(0, 0); end];
-        for (first, second, place) in self.adjacent() {
+        for (first, second, place) in self.pairs() {
             let next = &mut ends[first as usize];
             sorted[*next] = (second, place);
             *next += 1;
@@ -123,16 +122,16 @@ impl Cells {
         Ok((sorted, ends))
     }
 
-    /// Makes a new token of `pair` wherever one of `places`, ascending, still holds it, and appends those to `joined`.
+    /// Makes a new token of `first` and `second` wherever one of `places`, ascending, still holds them, and appends
+    /// those to `joined`.
     pub(super) fn join<E>(
         &mut self,
-        pair: Pair,
+        (first, second): (u32, u32),
         places: &[u32],
         joined: &mut Vec<Joined>,
         progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>,
     ) -> Result<(), E> {
-        let (first, second) = unpack(pair);
-        let token = self.lengths.len() as u32;
+        let token = self.tokens() as u32;
         let (to_middle, to_end) = (self.length(first), self.length(first) + self.length(second));
         self.lengths.push(to_end);
         let mut holding = [0; CHUNK];
@@ -166,23 +165,23 @@ impl Cells {
     }
 
     /// Moves all tokens together, one cell each, and drops words that are one token. Places are other ones afterwards.
-    pub(super) fn compact<E>(
-        &mut self,
-        progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>,
-    ) -> Result<(), E> {
+    pub(super) fn compact<E>(&mut self, progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>) -> Result<(), E> {
         let (mut blocks, mut from, mut to) = (0, 0, 0);
         while from < self.weights.len() {
             let weight = self.weights[from];
             let until = from + self.weights[from..].iter().take_while(|&&other| other == weight).count();
             let mut word = to; // where the boundary before the current word goes
-            for at in from * BLOCK..until * BLOCK {
-                let cell = self.cells[at];
-                if cell == BOUNDARY {
-                    word = if to - word > 2 { to } else { word };
-                    to = word;
+            for block in from..until {
+                for at in block * BLOCK..(block + 1) * BLOCK {
+                    let cell = self.cells[at];
+                    if cell == BOUNDARY {
+                        word = if to - word > 2 { to } else { word };
+                        to = word;
+                    }
+                    self.cells[to] = cell;
+                    to += usize::from(cell & INNER == 0);
                 }
-                self.cells[to] = cell;
-                to += usize::from(cell & INNER == 0);
+                progress.made(BLOCK)?;
             }
             to = if to - word > 2 { to } else { word };
             let padded = to.next_multiple_of(BLOCK);
@@ -190,7 +189,6 @@ impl Cells {
             to = padded;
             self.weights[blocks..to / BLOCK].fill(weight);
             blocks = to / BLOCK;
-            progress.made((until - from) * BLOCK)?;
             from = until;
         }
         self.cells[to] = BOUNDARY;
@@ -201,4 +199,20 @@ impl Cells {
         self.lengths.fill(1);
         Ok(())
     }
+}
+
+/// Calls `each` with the words of two bytes and more: one byte has nothing to merge.
+fn each_word<E>(
+    counts: &Counts,
+    progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>,
+    mut each: impl FnMut(&[u8], u64),
+) -> Result<(), E> {
+    let mut outcome = Ok(());
+    counts.for_each(|word, count| {
+        if word.len() > 1 && outcome.is_ok() {
+            each(word, count);
+            outcome = progress.made(word.len());
+        }
+    });
+    outcome
 }
