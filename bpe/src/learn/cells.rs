@@ -32,6 +32,12 @@ pub(super) struct Joined {
     pub(super) after: u32,
 }
 
+/// All pairs of adjacent tokens, sorted by the first, in order of place within each.
+pub(super) struct SortedPairs {
+    pub(super) pairs: Vec<(u32, u32)>, // the second token and the place
+    pub(super) ends: Vec<usize>,       // where the pairs of each first token end
+}
+
 impl Cells {
     /// Lays out the words of two bytes and more, the frequent first, each byte as its rank in `alphabet`.
     pub(super) fn lay_out<E: From<Error>>(
@@ -98,11 +104,11 @@ impl Cells {
         two.filter(|&(first, second, _)| first != BOUNDARY && second != BOUNDARY)
     }
 
-    /// What `pairs` gives, as the second token and the place, sorted by the first; and where the pairs of each first end.
+    /// What `pairs` gives, sorted by the first token.
     pub(super) fn sorted_pairs<E>(
         &self,
         progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>,
-    ) -> Result<(Vec<(u32, u32)>, Vec<usize>), E> {
+    ) -> Result<SortedPairs, E> {
         let mut ends = vec![0; self.tokens()];
         for (first, _, _) in self.pairs() {
             ends[first as usize] += 1;
@@ -119,7 +125,7 @@ impl Cells {
             *next += 1;
             progress.made(1)?;
         }
-        Ok((sorted, ends))
+        Ok(SortedPairs { pairs: sorted, ends })
     }
 
     /// Makes a new token of `first` and `second` wherever one of `places`, ascending, still holds them, and appends

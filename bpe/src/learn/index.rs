@@ -92,10 +92,10 @@ impl Index {
         progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>,
     ) -> Result<Self, E> {
         let mut index = Self::new(threshold, cells.tokens());
-        let (sorted, ends) = cells.sorted_pairs(progress)?;
+        let sorted = cells.sorted_pairs(progress)?;
         let mut start = 0;
-        for (first, &end) in ends.iter().enumerate() {
-            let found = sorted[start..end].iter().copied();
+        for (first, &end) in sorted.ends.iter().enumerate() {
+            let found = sorted.pairs[start..end].iter().copied();
             index.count(found, cells, |second| (None, pack(first as u32, second)), progress)?;
             start = end;
         }
