@@ -1,6 +1,8 @@
-//! Times learning from saved word counts: `cargo run --release --example learn -- COUNTS VOCAB_SIZE [REPEATS] [TOKENS]`.
+//! Times learning from saved word counts.
 //!
-//! Prints the seconds of each run, and by how much the peak of resident memory rose over the counts themselves (Linux
+//!     cargo run --release --example learn -- COUNTS VOCAB_SIZE [REPEATS] [TOKENS]
+//!
+//! Prints the seconds of each run, by the clock and of the processor, and by how much the peak of resident memory rose over the counts themselves (Linux
 //! only, elsewhere 0). Writes the tokens, in hexadecimal and one a line, to the file TOKENS, so that two versions can
 //! be compared. Does not measure counting.
 

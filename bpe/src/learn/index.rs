@@ -2,8 +2,8 @@
 //!
 //! Promises the exact count of every pair that occurs at least `threshold` times. A pair's count never grows once the
 //! merge that made its younger token is done, so a pair that is born colder, or becomes so, is let go. The heap orders
-//! pairs by a count that may be out of date, and then too high, which is noticed when a pair comes out of it. Places are
-//! never taken out: whoever visits one looks whether it still holds the pair.
+//! pairs by a count that may be out of date, and then too high, which is noticed when a pair comes out of it. Places
+//! are never taken out: whoever visits one looks whether it still holds the pair.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -147,8 +147,8 @@ impl Index {
         self.count(right, cells, pairs, progress)
     }
 
-    /// Adds the pairs `found`, each given as a key and a place. `pairs` tells of a key which pair it was before, if any,
-    /// and which it is. Touches the map once per distinct key and not once per place.
+    /// Adds the pairs `found`, each given as a key and a place. `pairs` tells of a key which pair it was before, if
+    /// any, and which it is. Touches the map once per distinct key and not once per place.
     #[inline]
     fn count<E>(
         &mut self,
