@@ -2,9 +2,9 @@
 //!
 //!     cargo run --release --example learn -- COUNTS VOCAB_SIZE [REPEATS] [TOKENS]
 //!
-//! Prints the seconds of each run, by the clock and of the processor, and by how much the peak of resident memory rose over the counts themselves (Linux
-//! only, elsewhere 0). Writes the tokens, in hexadecimal and one a line, to the file TOKENS, so that two versions can
-//! be compared. Does not measure counting.
+//! Prints the seconds of each run, by the clock and of the processor, and by how much the peak of resident memory rose
+//! over the counts themselves (Linux only, elsewhere 0). Writes the tokens, in hexadecimal and one a line, to the file
+//! TOKENS, so that two versions can be compared. Does not measure counting.
 
 use std::error::Error;
 use std::path::Path;
