@@ -23,6 +23,6 @@ mod words;
 pub use count::Counter;
 pub use counts::Counts;
 pub use error::Error;
-pub use learn::{Vocabulary, learn};
+pub use learn::{TieOrder, Vocabulary, learn};
 pub use split::{CL100K_PATTERN, GPT2_PATTERN, GPT4_PATTERN, O200K_PATTERN, Splitter};
 pub use words::Dropped;

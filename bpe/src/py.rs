@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyList, PyString};
 
 use crate::counts::Counts;
 use crate::error::Error;
-use crate::learn::Vocabulary;
+use crate::learn::{TieOrder, Vocabulary};
 use crate::{Counter, GPT4_PATTERN};
 
 const BATCH_BYTES: usize = 16 << 20;
@@ -141,8 +141,8 @@ fn count(texts: &Bound<'_, PyAny>, pattern: &str, threads: Option<i64>) -> PyRes
 #[pyfunction]
 #[pyo3(signature = (counts, *, vocab_size))]
 fn learn(py: Python<'_>, counts: &PyCounts, vocab_size: i64) -> PyResult<PyVocabulary> {
-    let check = || Python::attach(|py| py.check_signals());
-    Ok(PyVocabulary(py.detach(|| crate::learn(&counts.0, vocab_size, check))?))
+    let check = |_| Python::attach(|py| py.check_signals());
+    Ok(PyVocabulary(py.detach(|| crate::learn(&counts.0, vocab_size, TieOrder::Bytes, check))?))
 }
 
 #[pymodule]
