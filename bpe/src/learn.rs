@@ -30,11 +30,12 @@ pub struct Vocabulary {
     pub tokens: Vec<Vec<u8>>,
 }
 
-/// Learns a vocabulary of `vocab_size` tokens. Calls `check` every so many merges and stops at its error.
+/// Learns a vocabulary of `vocab_size` tokens. Calls `check` with the number of tokens so far every so many merges and
+/// stops at its error.
 pub fn learn<E: From<Error>>(
     counts: &Counts,
     vocab_size: i64,
-    mut check: impl FnMut() -> Result<(), E>,
+    mut check: impl FnMut(usize) -> Result<(), E>,
 ) -> Result<Vocabulary, E> {
     let size = usize::try_from(vocab_size).ok().filter(|&size| size >= 256).ok_or(Error::VocabSize(vocab_size))?;
     if counts.is_empty() {
@@ -43,7 +44,7 @@ pub fn learn<E: From<Error>>(
     let mut learner = Learner::new(Cells::lay_out(counts, MOST_CELLS)?);
     while learner.tokens.len() < size {
         if learner.tokens.len() % MERGES_PER_CHECK == 0 {
-            check()?;
+            check(learner.tokens.len())?;
         }
         if !learner.merge_best() {
             return Err(Error::CorpusTooSmall { vocab_size: size, reachable: learner.tokens.len() }.into());
@@ -300,7 +301,7 @@ mod tests {
     }
 
     fn merges(text: &str, number: i64) -> Vec<String> {
-        let learnt = learn(&counts(text), 256 + number, || Ok::<(), Error>(())).unwrap();
+        let learnt = learn(&counts(text), 256 + number, |_| Ok::<(), Error>(())).unwrap();
         learnt.tokens[256..].iter().map(|token| String::from_utf8_lossy(token).into_owned()).collect()
     }
 
@@ -323,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_error_of_a_check_ends_the_work() {
-        let stopped = learn(&counts("some text"), 300, || Err(Error::EmptyCorpus));
+        let stopped = learn(&counts("some text"), 300, |_| Err(Error::EmptyCorpus));
         assert!(matches!(stopped, Err(Error::EmptyCorpus)));
     }
 }

@@ -4,7 +4,7 @@
 //! values), so the result depends on the text alone, never on threads or on the order of documents; 64-bit counts;
 //! no text is dropped; no `unsafe`. Does not cover encoding: any encoder that merges by rank gives the same tokens.
 //!
-//! Only `py.rs` knows Python; everything else builds and tests without it.
+//! Only `py*.rs` know Python; everything else builds and tests without it.
 
 mod count;
 mod counts;
@@ -12,8 +12,14 @@ mod error;
 mod learn;
 #[cfg(feature = "python")]
 mod py;
+#[cfg(feature = "python")]
+mod py_errors;
+#[cfg(feature = "python")]
+mod py_texts;
 mod scan;
 mod split;
+mod texts;
+mod vocabulary;
 mod words;
 
 pub use count::Counter;
@@ -21,3 +27,4 @@ pub use counts::Counts;
 pub use error::Error;
 pub use learn::{Vocabulary, learn};
 pub use split::{GPT4_PATTERN, Splitter};
+pub use texts::{DOCUMENT_BYTES, Place, Texts, documents, last_cut};
