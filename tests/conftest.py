@@ -5,10 +5,13 @@ than they bring as soon as the machine has anything else to do (78 s against 18 
 """
 
 import os
+import signal
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; stages started by tests inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `make test &`: the commands that tests start and
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # interrupt would inherit it
 
 from tests.flow_home import home, made
 from tests.prefect_server import deployed, prefect_server

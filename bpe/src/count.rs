@@ -7,7 +7,8 @@ use std::thread;
 use crate::counts::Counts;
 use crate::error::Error;
 use crate::split::Splitter;
-use crate::words::WordMap;
+use crate::word_list::WordList;
+use crate::words::{Dropped, WordMap};
 
 pub(crate) const MOST_THREADS: usize = 1024;
 const MOST_TEXTS_AT_ONCE: usize = 64;
@@ -24,11 +25,12 @@ impl Worker {
         loop {
             let start = next.fetch_add(at_once, Ordering::Relaxed);
             if start >= texts.len() {
+                self.words.settle();
                 return Ok(());
             }
             for text in &texts[start..texts.len().min(start + at_once)] {
                 let bytes = text.as_bytes();
-                self.splitter.split(text, |start, end| self.words.add(&bytes[start..end], 1))?;
+                self.splitter.split(text, |start, end| self.words.add_at(bytes, start, end))?;
             }
         }
     }
@@ -38,12 +40,15 @@ impl Worker {
 pub struct Counter {
     pattern: String,
     total_bytes: u64,
+    most_words: usize,
     workers: Vec<Worker>,
 }
 
 impl Counter {
-    /// Starts counting the words that `pattern` cuts, on `threads` threads (`None`: one per core).
-    pub fn new(pattern: &str, threads: Option<i64>) -> Result<Self, Error> {
+    /// Starts counting the words that `pattern` cuts, on `threads` threads (`None`: one per core). With `max_words`, at
+    /// most so many distinct words are held, by each thread and at the end: whenever there are more, the rarer half is
+    /// dropped, and `Counts::dropped` says how much; the result then depends on threads and order.
+    pub fn new(pattern: &str, threads: Option<i64>, max_words: Option<i64>) -> Result<Self, Error> {
         let threads = match threads {
             Some(threads) => usize::try_from(threads)
                 .ok()
@@ -51,10 +56,14 @@ impl Counter {
                 .ok_or(Error::Threads(threads))?,
             None => thread::available_parallelism().map_or(1, usize::from),
         };
+        let most_words = match max_words {
+            Some(words) => usize::try_from(words).ok().filter(|&n| n > 0).ok_or(Error::MaxWords(words))?,
+            None => usize::MAX,
+        };
         let splitter = Splitter::new(pattern)?;
-        let worker = || Worker { splitter: splitter.clone(), words: WordMap::default() };
+        let worker = || Worker { splitter: splitter.clone(), words: WordMap::new(most_words) };
         let workers = std::iter::repeat_with(worker).take(threads).collect();
-        Ok(Self { pattern: pattern.to_owned(), total_bytes: 0, workers })
+        Ok(Self { pattern: pattern.to_owned(), total_bytes: 0, most_words, workers })
     }
 
     /// Counts a batch of texts.
@@ -78,12 +87,38 @@ impl Counter {
     }
 
     /// All counts together.
-    pub fn finish(self) -> Counts {
-        let words = self.workers.into_iter().map(|worker| worker.words).reduce(|mut all, part| {
-            all.merge(&part);
-            all
-        });
-        Counts::new(self.pattern, self.total_bytes, words.unwrap_or_default())
+    pub fn finish(mut self) -> Result<Counts, Error> {
+        let mut dropped =
+            self.workers.iter().map(|worker| worker.words.dropped()).fold(Dropped::default(), Dropped::plus);
+        let mut words = self.gather()?;
+        if words.len() > self.most_words {
+            let kept = words.most_frequent(self.most_words);
+            dropped.words += (words.len() - kept.len()) as u64;
+            dropped.occurrences += words.occurrences() - kept.occurrences();
+            words = kept;
+        }
+        Ok(Counts::new(self.pattern, self.total_bytes, dropped, words))
+    }
+
+    /// The words of all workers: each thread adds up a part of the alphabet of hashes.
+    fn gather(&mut self) -> Result<WordList, Error> {
+        let workers = std::mem::take(&mut self.workers);
+        if let [worker] = &workers[..] {
+            return Ok(worker.words.list());
+        }
+        let add_up = |part: usize| {
+            let mut sum = WordMap::new(usize::MAX);
+            for worker in &workers {
+                worker.words.for_each_in(part, workers.len(), |word, count| sum.add(word, count));
+            }
+            sum.list()
+        };
+        thread::scope(|scope| {
+            let spawn = |part| thread::Builder::new().spawn_scoped(scope, move || add_up(part));
+            let handles = (0..workers.len()).map(spawn).collect::<Result<Vec<_>, _>>()?;
+            let parts = handles.into_iter().map(|handle| handle.join().expect("no worker panics"));
+            Ok(parts.fold(WordList::default(), |all, part| all.with(part)))
+        })
     }
 }
 
@@ -93,9 +128,9 @@ mod tests {
     use crate::split::GPT4_PATTERN;
 
     fn count(texts: &[&str], threads: i64) -> Counts {
-        let mut counter = Counter::new(GPT4_PATTERN, Some(threads)).unwrap();
+        let mut counter = Counter::new(GPT4_PATTERN, Some(threads), None).unwrap();
         counter.add(texts).unwrap();
-        counter.finish()
+        counter.finish().unwrap()
     }
 
     #[test]
@@ -111,9 +146,27 @@ mod tests {
     }
 
     #[test]
+    fn words_beyond_the_most_are_dropped_and_none_is_lost_without_a_word() {
+        let text: String = (0..3000).map(|i| format!(" word{} frequent{}", "x".repeat(i % 300), i % 7)).collect();
+        for threads in [1, 3] {
+            let mut counter = Counter::new(GPT4_PATTERN, Some(threads), Some(50)).unwrap();
+            counter.add(&[&text[..], &text[..]]).unwrap();
+            let counts = counter.finish().unwrap();
+            let (whole, kept) = (count(&[&text, &text], 1), counts.occurrences());
+            assert!(counts.len() <= 50 && counts.dropped().words >= (whole.len() - counts.len()) as u64);
+            assert_eq!(kept + counts.dropped().occurrences, whole.occurrences());
+            assert_eq!(counts.total_bytes(), whole.total_bytes());
+            for word in whole.sorted().into_iter().filter(|(word, _)| word.starts_with(b" frequent")) {
+                assert!(counts.sorted().contains(&word), "{word:?}");
+            }
+        }
+        assert!(matches!(Counter::new(GPT4_PATTERN, None, Some(0)), Err(Error::MaxWords(0))));
+    }
+
+    #[test]
     fn a_number_of_threads_that_is_none_is_refused() {
         for threads in [-1, 0, MOST_THREADS as i64 + 1] {
-            assert!(matches!(Counter::new(GPT4_PATTERN, Some(threads)), Err(Error::Threads(_))));
+            assert!(matches!(Counter::new(GPT4_PATTERN, Some(threads), None), Err(Error::Threads(_))));
         }
     }
 }

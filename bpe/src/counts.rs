@@ -10,9 +10,10 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::split::Splitter;
-use crate::words::WordMap;
+use crate::word_list::WordList;
+use crate::words::{Dropped, WordMap};
 
-const MAGIC: &[u8] = b"nanobpe-counts-1\n";
+const MAGIC: &[u8] = b"nanobpe-counts-2\n";
 /// Learning adds counts of pairs, of which there are fewer than bytes: below this no sum can overflow.
 const MOST_BYTES: u64 = i64::MAX as u64;
 
@@ -20,12 +21,13 @@ const MOST_BYTES: u64 = i64::MAX as u64;
 pub struct Counts {
     pattern: String,
     total_bytes: u64,
-    words: WordMap,
+    dropped: Dropped,
+    words: WordList,
 }
 
 impl Counts {
-    pub(crate) fn new(pattern: String, total_bytes: u64, words: WordMap) -> Self {
-        Self { pattern, total_bytes, words }
+    pub(crate) fn new(pattern: String, total_bytes: u64, dropped: Dropped, words: WordList) -> Self {
+        Self { pattern, total_bytes, dropped, words }
     }
 
     /// The pattern that cut the text.
@@ -33,9 +35,14 @@ impl Counts {
         &self.pattern
     }
 
-    /// Bytes of text counted.
+    /// Bytes of text counted, those of dropped words included.
     pub fn total_bytes(&self) -> u64 {
         self.total_bytes
+    }
+
+    /// What counting gave up to stay within its `max_words`.
+    pub fn dropped(&self) -> Dropped {
+        self.dropped
     }
 
     /// Number of distinct words.
@@ -43,18 +50,23 @@ impl Counts {
         self.words.len()
     }
 
-    /// Whether no text was counted.
+    /// Whether there is no word.
     pub fn is_empty(&self) -> bool {
         self.words.len() == 0
     }
 
+    /// Number of words in the text, dropped ones not counted.
+    pub fn occurrences(&self) -> u64 {
+        self.words.occurrences()
+    }
+
     /// Calls `each` with every word and its count, in no order that means anything.
-    pub fn for_each(&self, each: impl FnMut(&[u8], u64)) {
-        self.words.for_each(each);
+    pub fn for_each(&self, mut each: impl FnMut(&[u8], u64)) {
+        self.words.iter().for_each(|(word, count)| each(word, count));
     }
 
     /// Words and counts in order of the words' bytes.
-    pub fn sorted(&self) -> Vec<(Vec<u8>, u64)> {
+    pub fn sorted(&self) -> Vec<(&[u8], u64)> {
         self.words.sorted()
     }
 
@@ -64,22 +76,27 @@ impl Counts {
             return Err(Error::PatternsDiffer(self.pattern.clone(), other.pattern.clone()));
         }
         let total_bytes = within_limits(self.total_bytes.checked_add(other.total_bytes))?;
-        let mut words = self.words.clone();
-        words.merge(&other.words);
-        Ok(Self { pattern: self.pattern.clone(), total_bytes, words })
+        let mut words = WordMap::new(usize::MAX);
+        self.for_each(|word, count| words.add(word, count));
+        other.for_each(|word, count| words.add(word, count));
+        Ok(Self::new(self.pattern.clone(), total_bytes, self.dropped.plus(other.dropped), words.list()))
     }
 
-    /// Writes the counts to `path`: magic, then pattern, number of words, and per word its bytes and count; strings
-    /// after their length, all numbers 64 bits, little-endian. The file is whole or absent.
+    /// Writes the counts to `path`: magic, then pattern, bytes of text, dropped words and occurrences, number of words,
+    /// and per word its bytes and count; strings after their length, all numbers 64 bits, little-endian. The file is
+    /// whole or absent.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let mut out = BufWriter::new(File::create(&partial)?);
         out.write_all(MAGIC)?;
         write_string(&mut out, self.pattern.as_bytes())?;
-        out.write_all(&(self.len() as u64).to_le_bytes())?;
+        let Dropped { words, occurrences } = self.dropped;
+        for number in [self.total_bytes, words, occurrences, self.len() as u64] {
+            out.write_all(&number.to_le_bytes())?;
+        }
         for (word, count) in self.sorted() {
-            write_string(&mut out, &word)?;
+            write_string(&mut out, word)?;
             out.write_all(&count.to_le_bytes())?;
         }
         out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
@@ -90,26 +107,34 @@ impl Counts {
     pub fn load(path: &Path) -> Result<Self, Error> {
         let file = std::fs::read(path)?;
         let rest = file.strip_prefix(MAGIC);
-        let mut rest = rest.ok_or_else(|| Error::Malformed("it does not start as one".into()))?;
+        let mut rest = rest.ok_or_else(|| Error::Malformed("it does not start as one of this version".into()))?;
         let pattern = String::from_utf8(take_string(&mut rest)?.to_vec());
         let pattern = pattern.map_err(|_| Error::Malformed("its pattern is not UTF-8".into()))?;
         Splitter::new(&pattern)?;
-        let (mut words, mut total_bytes, mut previous) = (WordMap::default(), 0, &b""[..]);
+        let total_bytes = within_limits(Some(take_u64(&mut rest)?))?;
+        let dropped = Dropped { words: take_u64(&mut rest)?, occurrences: take_u64(&mut rest)? };
+        let (mut words, mut kept_bytes, mut previous) = (WordList::default(), 0_u64, &b""[..]);
         for _ in 0..take_u64(&mut rest)? {
             let word = take_string(&mut rest)?;
             let count = take_u64(&mut rest)?;
             if word <= previous || count == 0 {
                 return Err(Error::Malformed(format!("after the word {previous:?}")));
             }
-            let bytes = count.checked_mul(word.len() as u64).and_then(|bytes| bytes.checked_add(total_bytes));
-            total_bytes = within_limits(bytes)?;
-            words.add(word, count);
+            let bytes = count.checked_mul(word.len() as u64).and_then(|bytes| bytes.checked_add(kept_bytes));
+            kept_bytes = within_limits(bytes)?;
+            words.push(word, count);
             previous = word;
         }
         if !rest.is_empty() {
             return Err(Error::Malformed(format!("{} bytes follow the last word", rest.len())));
         }
-        Ok(Self { pattern, total_bytes, words })
+        let missing = total_bytes.checked_sub(kept_bytes);
+        if missing.is_none_or(|bytes| bytes < dropped.occurrences || (bytes == 0) != (dropped.words == 0))
+            || dropped.words > dropped.occurrences
+        {
+            return Err(Error::Malformed(format!("its words have {kept_bytes} bytes, its text {total_bytes}")));
+        }
+        Ok(Self::new(pattern, total_bytes, dropped, words))
     }
 }
 

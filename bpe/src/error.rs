@@ -12,6 +12,8 @@ pub enum Error {
     VocabSize(i64),
     /// Fewer threads than one, or more than anyone has cores.
     Threads(i64),
+    /// Fewer distinct words than one.
+    MaxWords(i64),
     /// Not a regular expression.
     Pattern {
         /// The pattern as given.
@@ -56,6 +58,7 @@ impl fmt::Display for Error {
             Self::Threads(threads) => {
                 write!(f, "threads={threads}: give 1 to {MOST_THREADS}, or None for one per core")
             }
+            Self::MaxWords(words) => write!(f, "max_words={words}: give at least 1, or None for no limit"),
             Self::Pattern { pattern, reason } => write!(f, "pattern={pattern:?} cannot split text: {reason}"),
             Self::EmptyCorpus => write!(f, "the corpus has no text: check that the texts are not all empty"),
             Self::CorpusTooSmall { vocab_size, reachable } => write!(

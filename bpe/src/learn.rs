@@ -43,7 +43,7 @@ pub fn learn<E: From<Error>>(
     }
     let mut learner = Learner::new(Cells::lay_out(counts, MOST_CELLS)?);
     while learner.tokens.len() < size {
-        if learner.tokens.len() % MERGES_PER_CHECK == 0 {
+        if learner.tokens.len().is_multiple_of(MERGES_PER_CHECK) {
             check(learner.tokens.len())?;
         }
         if !learner.merge_best() {
@@ -295,9 +295,9 @@ mod tests {
     use crate::{Counter, GPT4_PATTERN};
 
     fn counts(text: &str) -> Counts {
-        let mut counter = Counter::new(GPT4_PATTERN, Some(1)).unwrap();
+        let mut counter = Counter::new(GPT4_PATTERN, Some(1), None).unwrap();
         counter.add(&[text]).unwrap();
-        counter.finish()
+        counter.finish().unwrap()
     }
 
     fn merges(text: &str, number: i64) -> Vec<String> {

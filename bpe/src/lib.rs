@@ -6,6 +6,7 @@
 //!
 //! Only `py*.rs` know Python; everything else builds and tests without it.
 
+mod blocks;
 mod count;
 mod counts;
 mod error;
@@ -20,6 +21,7 @@ mod scan;
 mod split;
 mod texts;
 mod vocabulary;
+mod word_list;
 mod words;
 
 pub use count::Counter;
@@ -28,3 +30,4 @@ pub use error::Error;
 pub use learn::{Vocabulary, learn};
 pub use split::{GPT4_PATTERN, Splitter};
 pub use texts::{DOCUMENT_BYTES, Place, Texts, documents, last_cut};
+pub use words::Dropped;

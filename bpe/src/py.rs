@@ -48,7 +48,7 @@ impl PyCounts {
 
     fn items<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let words = py.detach(|| self.0.sorted());
-        PyList::new(py, words.into_iter().map(|(word, count)| (PyBytes::new(py, &word), count)))
+        PyList::new(py, words.into_iter().map(|(word, count)| (PyBytes::new(py, word), count)))
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
@@ -153,12 +153,12 @@ fn count<'py>(
     progress: Option<Bound<'py, PyAny>>,
 ) -> PyResult<PyCounts> {
     let pattern = pattern_of(pattern)?;
-    let counter = Counter::new(pattern, threads.map(threads_of).transpose()?)?;
+    let counter = Counter::new(pattern, threads.map(threads_of).transpose()?, None)?;
     let cuttable = !matches!(Splitter::new(pattern)?, Splitter::Regex(_));
     let mut feed = Feed::new(counter, cuttable, progress_of(progress)?);
     feed.take_all(texts)?;
     let counter = feed.counter;
-    Ok(PyCounts(texts.py().detach(|| counter.finish())))
+    Ok(PyCounts(texts.py().detach(|| counter.finish())?))
 }
 
 #[pyfunction]

@@ -24,7 +24,7 @@ impl From<Error> for PyErr {
         let message = error.to_string();
         match error {
             Error::VocabSize(_) => VocabularySizeError::new_err(message),
-            Error::Threads(_) => NanobpeError::new_err(message),
+            Error::Threads(_) | Error::MaxWords(_) => NanobpeError::new_err(message),
             Error::Pattern { .. } => PatternError::new_err(message),
             Error::EmptyCorpus => EmptyCorpusError::new_err(message),
             Error::CorpusTooSmall { .. } => CorpusTooSmallError::new_err(message),

@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use regex_syntax::hir::{Class as HirClass, HirKind};
 
+use crate::blocks;
+
 /// All that the pattern distinguishes. `End` is what follows the last character.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Class {
@@ -53,9 +55,29 @@ impl Scanner {
     pub fn split(&self, text: &str, mut each: impl FnMut(usize, usize)) {
         let (text, mut start) = (text.as_bytes(), 0);
         while start < text.len() {
-            let end = self.piece_end(text, start);
-            each(start, end);
-            start = end;
+            let mut ends = self.ends_in_sight(text, start);
+            if ends == 0 {
+                let end = self.piece_end(text, start);
+                each(start, end);
+                start = end;
+            }
+            let (block, mut last) = (start, start);
+            while ends != 0 {
+                let end = block + ends.trailing_zeros() as usize;
+                each(last, end);
+                last = end;
+                ends &= ends - 1;
+            }
+            start = last;
+        }
+    }
+
+    /// Bit i is set if a piece ends `i` bytes after `start`, for all pieces that `blocks` can see.
+    #[inline]
+    fn ends_in_sight(&self, text: &[u8], start: usize) -> u64 {
+        match text[start..].first_chunk() {
+            Some(block) if block[..8].is_ascii() => blocks::starts(block, self.digits) & !1,
+            _ => 0,
         }
     }
 
@@ -118,10 +140,10 @@ impl Scanner {
 
     /// A contraction, or one character before letters, or a run of symbols.
     fn after_other(&self, text: &[u8], start: usize, after: usize) -> usize {
-        if text[start] == b'\'' {
-            if let Some(length) = contraction(&text[after..]) {
-                return after + length;
-            }
+        if text[start] == b'\''
+            && let Some(length) = contraction(&text[after..])
+        {
+            return after + length;
         }
         match self.look(text, after) {
             (Class::Letter, end) => self.run(text, end, Class::Letter),

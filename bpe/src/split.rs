@@ -121,6 +121,27 @@ mod tests {
     }
 
     #[test]
+    fn the_scanner_splits_long_text_as_the_regex_does() {
+        let kinds =
+            ["a", "S", "ll", "ve", "1", "2", " ", "  ", "\t", "\n", "\r\n", "!", "'", "'s", "'LL", "word", "é", "日"];
+        let mut random = 1_u64;
+        let mut next = |below: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) as usize % below
+        };
+        for digits in 1..=9 {
+            let pattern = GPT4_PATTERN.replace("{1,2}", &format!("{{1,{digits}}}"));
+            let scanner = Splitter::new(&pattern).unwrap();
+            let regex = Splitter::Regex(Box::new(Regex::new(&pattern).unwrap()));
+            for _ in 0..1_000 {
+                let (first, kinds_here) = (next(kinds.len()), 1 + next(kinds.len() - 2)); // few kinds make long runs
+                let text: String = (0..300).map(|_| kinds[(first + next(kinds_here)) % kinds.len()]).collect();
+                assert_eq!(pieces(&scanner, &text), pieces(&regex, &text), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_pattern_that_is_none_or_gives_up_is_an_error() {
         assert!(matches!(Splitter::new("(a"), Err(Error::Pattern { .. })));
         let splitter = Splitter::new(r"(?=(a|aa)+$)\1b").unwrap();

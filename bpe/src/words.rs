@@ -1,15 +1,19 @@
 //! How often each distinct word occurs: an open-addressing map whose keys lie in the table itself.
 //!
 //! Promises one probe and no allocation for words of up to 15 bytes (99 % of them), packed with their length into 128
-//! bits. Does not cover removal.
+//! bits; 24 bytes a slot, of which at most three quarters are in use. Does not cover removing single words, only all
+//! rare ones at once.
+
+use crate::word_list::WordList;
 
 pub(crate) const INLINE: usize = 15;
 const LONG: u64 = 0xFF; // length byte of a word that lies in `long`
 const FIRST_CAPACITY: usize = 1024;
+const BATCH: usize = 64;
 // Odd constants with no structure (the golden ratio and the square root of 2, in 64 bits).
 const SALT: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0x6A09_E667_F3BC_C909];
 
-/// Either the bytes of a word and, in the top byte, its length; or a hash and, under `LONG`, an index into `long`.
+/// Either the bytes of a word and, in the top byte, its length; or a hash and, under `LONG`, an index into `long_ends`.
 pub(crate) type Key = [u64; 2];
 
 #[derive(Clone, Copy, Default)]
@@ -18,101 +22,231 @@ struct Slot {
     count: u64,
 }
 
+impl Slot {
+    fn is_long(&self) -> bool {
+        self.key[1] >> 56 == LONG
+    }
+
+    fn long_index(&self) -> usize {
+        (self.key[1] & !(LONG << 56)) as usize
+    }
+
+    fn hash(&self) -> u64 {
+        if self.is_long() { self.key[0] } else { spread(self.key) }
+    }
+
+    /// The word, if it is not long, and what follows it.
+    fn bytes(&self) -> [u8; 16] {
+        (u128::from(self.key[1]) << 64 | u128::from(self.key[0])).to_le_bytes()
+    }
+}
+
 /// A multiset of words.
-#[derive(Clone, Default)]
 pub struct WordMap {
     slots: Vec<Slot>,
     used: usize,
-    long: Vec<Box<[u8]>>,
+    pending: [Key; BATCH], // short words that wait for their turn: looked up together, they wait for memory together
+    waiting: usize,
+    long: Vec<u8>,
+    long_ends: Vec<usize>,
+    most: usize,
+    dropped: Dropped,
+}
+
+/// What was given up to stay within a number of words.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Dropped {
+    /// Words; one that came back and was dropped again counts twice.
+    pub words: u64,
+    /// Their occurrences.
+    pub occurrences: u64,
+}
+
+impl Dropped {
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self { words: self.words + other.words, occurrences: self.occurrences + other.occurrences }
+    }
 }
 
 impl WordMap {
-    /// Number of distinct words.
-    pub fn len(&self) -> usize {
-        self.used
+    /// An empty map that holds at most `most` words: when they get more, the rarer half goes.
+    pub fn new(most: usize) -> Self {
+        Self {
+            most,
+            dropped: Dropped::default(),
+            slots: vec![Slot::default(); FIRST_CAPACITY],
+            used: 0,
+            pending: [Key::default(); BATCH],
+            waiting: 0,
+            long: Vec::new(),
+            long_ends: Vec::new(),
+        }
+    }
+
+    /// What `most` made it give up.
+    pub fn dropped(&self) -> Dropped {
+        self.dropped
+    }
+
+    /// Adds one occurrence of the word from `start` to `end`, which is not empty. It may wait until `settle`.
+    #[inline]
+    pub fn add_at(&mut self, text: &[u8], start: usize, end: usize) {
+        if end - start > INLINE {
+            return self.add_long(&text[start..end], 1);
+        }
+        self.pending[self.waiting] = pack_at(text, start, end);
+        self.waiting += 1;
+        if self.waiting == BATCH {
+            self.settle();
+        }
+    }
+
+    /// Counts all words that wait.
+    pub fn settle(&mut self) {
+        self.make_room(BATCH);
+        let waiting = std::mem::take(&mut self.waiting);
+        let keys = self.pending;
+        let mask = self.slots.len() - 1;
+        let mut homes = [0; BATCH];
+        for (home, key) in homes.iter_mut().zip(keys) {
+            *home = spread(key) as usize & mask;
+        }
+        let touched = homes.iter().fold(0, |all, &home| all ^ self.slots[home].count);
+        std::hint::black_box(touched);
+        for (key, home) in keys.into_iter().zip(homes).take(waiting) {
+            let slot = &mut self.slots[home];
+            if slot.key == key {
+                slot.count += 1;
+            } else {
+                self.count(key, home, 1);
+            }
+        }
     }
 
     /// Adds `count` occurrences of `word`, which is not empty.
-    #[inline]
     pub fn add(&mut self, word: &[u8], count: u64) {
-        if self.used * 2 >= self.slots.len() {
-            self.grow();
+        if word.len() > INLINE {
+            return self.add_long(word, count);
         }
-        if word.len() <= INLINE {
-            let key = pack(word);
-            let slot = self.find(spread(key), |other| other == key);
-            self.used += usize::from(self.slots[slot].count == 0);
-            self.slots[slot].key = key;
-            self.slots[slot].count += count;
-        } else {
-            self.add_long(word, count);
-        }
+        self.make_room(1);
+        let key = pack(word);
+        self.count(key, spread(key) as usize & (self.slots.len() - 1), count);
+    }
+
+    #[inline]
+    fn count(&mut self, key: Key, home: usize, count: u64) {
+        let at = self.find(home, |slot| slot.key == key);
+        let slot = &mut self.slots[at];
+        self.used += usize::from(slot.count == 0);
+        slot.key = key;
+        slot.count += count;
     }
 
     fn add_long(&mut self, word: &[u8], count: u64) {
+        self.make_room(1);
         let hash = hash_long(word);
-        let same = |[low, high]: Key| low == hash && high >> 56 == LONG && *self.long[long_index([low, high])] == *word;
-        let slot = self.find(hash, same);
+        let same = |slot: &Slot| slot.key[0] == hash && slot.is_long() && self.long_word(slot.long_index()) == word;
+        let slot = self.find(hash as usize & (self.slots.len() - 1), same);
         if self.slots[slot].count == 0 {
-            self.slots[slot].key = [hash, LONG << 56 | self.long.len() as u64];
-            self.long.push(word.into());
+            self.slots[slot].key = [hash, LONG << 56 | self.long_ends.len() as u64];
+            self.long.extend_from_slice(word);
+            self.long_ends.push(self.long.len());
             self.used += 1;
         }
         self.slots[slot].count += count;
     }
 
-    /// The slot whose key is the `same`, or the free one where a key of this `hash` belongs.
+    fn long_word(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.long_ends[index - 1] };
+        &self.long[start..self.long_ends[index]]
+    }
+
+    /// The slot whose key is the `same`, or the free one where it belongs, from `home` on.
     #[inline]
-    fn find(&self, hash: u64, same: impl Fn(Key) -> bool) -> usize {
+    fn find(&self, home: usize, same: impl Fn(&Slot) -> bool) -> usize {
         let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
-        while self.slots[at].count != 0 && !same(self.slots[at].key) {
+        let mut at = home;
+        while self.slots[at].count != 0 && !same(&self.slots[at]) {
             at = (at + 1) & mask;
         }
         at
     }
 
-    fn grow(&mut self) {
-        let capacity = (self.slots.len() * 2).max(FIRST_CAPACITY);
+    /// Grows the table if `more` words could fill more than three quarters of it, and drops words if they get too many.
+    #[inline]
+    fn make_room(&mut self, more: usize) {
+        if self.used + more > self.most {
+            self.drop_rare();
+        }
+        if (self.used + more) * 4 > self.slots.len() * 3 {
+            self.rebuild(self.slots.len() * 2, |_| true);
+        }
+    }
+
+    fn rebuild(&mut self, capacity: usize, mut keep: impl FnMut(&Slot) -> bool) {
         let old = std::mem::replace(&mut self.slots, vec![Slot::default(); capacity]);
-        for slot in old.into_iter().filter(|slot| slot.count != 0) {
-            let hash = if slot.key[1] >> 56 == LONG { slot.key[0] } else { spread(slot.key) };
-            let at = self.find(hash, |_| false);
+        for slot in old.into_iter().filter(|slot| slot.count != 0 && keep(slot)) {
+            let at = self.find(slot.hash() as usize & (capacity - 1), |_| false);
             self.slots[at] = slot;
         }
     }
 
-    /// Calls `each` with every word and its count, in no order that means anything.
-    pub fn for_each(&self, mut each: impl FnMut(&[u8], u64)) {
+    /// Drops the rarer half of the words.
+    #[cold]
+    fn drop_rare(&mut self) {
+        let mut counts: Vec<u64> = self.slots.iter().map(|slot| slot.count).filter(|&count| count != 0).collect();
+        let half = counts.len().div_ceil(2);
+        if half == 0 {
+            return;
+        }
+        let (rarer, &mut middle, _) = counts.select_nth_unstable(half - 1);
+        let mut as_rare = 1 + rarer.iter().filter(|&&count| count == middle).count(); // to be dropped, of those
+        self.dropped.words += half as u64;
+        self.dropped.occurrences += rarer.iter().sum::<u64>() + middle;
+        self.used -= half;
+        self.rebuild(self.slots.len(), |slot| {
+            let goes = slot.count < middle || slot.count == middle && as_rare > 0;
+            as_rare -= usize::from(goes && slot.count == middle);
+            !goes
+        });
+        self.pack_long();
+    }
+
+    /// Gives back the bytes of long words that were dropped.
+    fn pack_long(&mut self) {
+        let (old, old_ends) = (std::mem::take(&mut self.long), std::mem::take(&mut self.long_ends));
+        for slot in self.slots.iter_mut().filter(|slot| slot.count != 0 && slot.is_long()) {
+            let index = slot.long_index();
+            let start = if index == 0 { 0 } else { old_ends[index - 1] };
+            self.long.extend_from_slice(&old[start..old_ends[index]]);
+            slot.key[1] = LONG << 56 | self.long_ends.len() as u64;
+            self.long_ends.push(self.long.len());
+        }
+    }
+
+    /// Calls `each` with every word of the given `part` of `parts`, and its count. Which part a word is in depends on
+    /// the word alone.
+    pub fn for_each_in(&self, part: usize, parts: usize, mut each: impl FnMut(&[u8], u64)) {
+        debug_assert_eq!(self.waiting, 0, "settle first");
         for slot in self.slots.iter().filter(|slot| slot.count != 0) {
-            let length = (slot.key[1] >> 56) as usize;
-            if length <= INLINE {
-                let mut bytes = [0; 16];
-                bytes[..8].copy_from_slice(&slot.key[0].to_le_bytes());
-                bytes[8..].copy_from_slice(&slot.key[1].to_le_bytes());
-                each(&bytes[..length], slot.count);
+            if parts > 1 && (slot.hash() >> 32) as usize % parts != part {
+                continue;
+            }
+            if slot.is_long() {
+                each(self.long_word(slot.long_index()), slot.count);
             } else {
-                each(&self.long[long_index(slot.key)], slot.count);
+                each(&slot.bytes()[..(slot.key[1] >> 56) as usize], slot.count);
             }
         }
     }
 
-    /// Adds all words of `other`.
-    pub fn merge(&mut self, other: &Self) {
-        other.for_each(|word, count| self.add(word, count));
+    /// All words.
+    pub fn list(&self) -> WordList {
+        let mut list = WordList::default();
+        self.for_each_in(0, 1, |word, count| list.push(word, count));
+        list
     }
-
-    /// All words in order of their bytes: the one form that does not depend on how they came in.
-    pub fn sorted(&self) -> Vec<(Vec<u8>, u64)> {
-        let mut words = Vec::with_capacity(self.used);
-        self.for_each(|word, count| words.push((word.to_vec(), count)));
-        words.sort_unstable();
-        words
-    }
-}
-
-fn long_index(key: Key) -> usize {
-    (key[1] & !(LONG << 56)) as usize
 }
 
 /// The bytes of `word` in 15 of 16 bytes. Overlapping reads stand for a copy of unknown length, which would be a call.
@@ -131,6 +265,17 @@ pub(crate) fn pack(word: &[u8]) -> Key {
     [low, high | (n as u64) << 56]
 }
 
+const KEPT: [[u64; 3]; 16] = {
+    let mut kept = [[0; 3]; 16];
+    let mut n = 0;
+    while n < 16 {
+        let bits = (1_u128 << (8 * n)) - 1;
+        kept[n] = [bits as u64, (bits >> 64) as u64, (n as u64) << 56];
+        n += 1;
+    }
+    kept
+};
+
 /// `pack(&text[start..end])` of at most `INLINE` bytes, by one load and no branch on the length where it can.
 #[inline]
 pub(crate) fn pack_at(text: &[u8], start: usize, end: usize) -> Key {
@@ -138,8 +283,9 @@ pub(crate) fn pack_at(text: &[u8], start: usize, end: usize) -> Key {
     match text.get(start..start + 16) {
         Some(bytes) => {
             let bytes: [u8; 16] = bytes.try_into().expect("16 bytes");
-            let kept = u128::from_le_bytes(bytes) & ((1 << (8 * n)) - 1);
-            [kept as u64, (kept >> 64) as u64 | (n as u64) << 56]
+            let all = u128::from_le_bytes(bytes);
+            let [low, high, length] = KEPT[n & 15];
+            [all as u64 & low, (all >> 64) as u64 & high | length]
         }
         None => pack(&text[start..end]),
     }
@@ -165,42 +311,59 @@ fn hash_long(word: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
+    fn words(map: &WordMap) -> Vec<(Vec<u8>, u64)> {
+        map.list().sorted().into_iter().map(|(word, count)| (word.to_vec(), count)).collect()
+    }
+
     #[test]
     fn words_of_every_length_are_kept_apart_and_counted() {
         let text: Vec<u8> = (0..64_u32).map(|i| (i * 37 % 251) as u8).collect();
-        let mut map = WordMap::default();
+        let mut map = WordMap::new(usize::MAX);
         for round in 1..=3 {
             for length in 1..=40 {
                 for start in 0..24 {
                     map.add(&text[start..start + length], round);
+                    map.add_at(&text, start, start + length);
                 }
             }
         }
-        let words = map.sorted();
-        assert_eq!((map.len(), words.len()), (40 * 24, 40 * 24));
-        assert!(words.iter().all(|(_, count)| *count == 6));
-        assert!(words.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        map.settle();
+        let words = words(&map);
+        assert_eq!(words.len(), 40 * 24);
+        assert!(words.iter().all(|(_, count)| *count == 9));
         for (word, _) in &words {
             assert!(text.windows(word.len()).any(|window| window == word));
         }
+        let mut parts = WordList::default();
+        (0..3).for_each(|part| map.for_each_in(part, 3, |word, count| parts.push(word, count)));
+        assert_eq!(parts.sorted(), map.list().sorted());
     }
 
     #[test]
     fn zero_bytes_at_the_end_make_another_word() {
-        let mut map = WordMap::default();
+        let mut map = WordMap::new(usize::MAX);
         for word in [&b"a"[..], b"a\0", b"\0", b"\0\0", b"\0a"] {
             map.add(word, 1);
         }
-        assert_eq!(map.len(), 5);
+        assert_eq!(map.list().len(), 5);
     }
 
     #[test]
-    fn merging_adds_the_counts() {
-        let (mut left, mut right) = (WordMap::default(), WordMap::default());
-        left.add(b"both", 1);
-        right.add(b"both", 2);
-        right.add(b"only on the right, and long", 3);
-        left.merge(&right);
-        assert_eq!(left.sorted(), [(b"both".to_vec(), 3), (b"only on the right, and long".to_vec(), 3)]);
+    fn too_many_words_cost_the_rare_ones_and_it_says_so() {
+        let mut map = WordMap::new(100);
+        let word = |i: u64| format!("{i}{}", "x".repeat(i as usize % 30)).into_bytes();
+        let (mut words_added, mut added) = (0, 0);
+        for i in 0..1000_u64 {
+            let count = if i % 20 == 0 { 1000 } else { 1 + i % 3 };
+            map.add(&word(i), count);
+            (words_added, added) = (words_added + 1, added + count);
+        }
+        let kept = words(&map);
+        assert!(kept.len() <= 100);
+        assert_eq!(map.dropped().words + kept.len() as u64, words_added);
+        assert_eq!(map.dropped().occurrences + kept.iter().map(|(_, count)| count).sum::<u64>(), added);
+        for i in (0..1000).step_by(20) {
+            assert!(kept.contains(&(word(i), 1000)), "{i}");
+        }
     }
 }

@@ -30,7 +30,7 @@ def read(
     paths: str | PathLike[str] | Iterable[str | PathLike[str]],
     *,
     column: str = "text",
-    batch_bytes: int = 16 << 20,
+    batch_bytes: int = 4 << 20,
     ahead: bool = True,
 ) -> Iterator[Texts]:
     """The texts of files, a batch at a time, for `count` and `train`.
