@@ -34,6 +34,16 @@ impl PyCounts {
         self.0.total_bytes()
     }
 
+    #[getter]
+    fn dropped_words(&self) -> u64 {
+        self.0.dropped().words
+    }
+
+    #[getter]
+    fn dropped_occurrences(&self) -> u64 {
+        self.0.dropped().occurrences
+    }
+
     fn __len__(&self) -> usize {
         self.0.len()
     }
@@ -124,8 +134,11 @@ fn vocab_size_of(value: &Bound<'_, PyAny>) -> PyResult<i64> {
     if VOCAB_SIZES.contains(&size) { Ok(size) } else { Err(refusal(size.to_string())) }
 }
 
-fn threads_of(value: &Bound<'_, PyAny>) -> PyResult<i64> {
-    fits(value, |threads| NanobpeError::new_err(format!("threads={threads}: no machine has so many; give None")))
+/// The value of a knob that may be `None`; the core refuses the numbers that it does not take.
+fn knob(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<i64>> {
+    let refusal =
+        |value: String| NanobpeError::new_err(format!("{name}={value}: out of range; give None for no limit"));
+    value.map(|value| fits(value, refusal)).transpose()
 }
 
 /// `progress` if it can be called, `None` if it is.
@@ -145,15 +158,16 @@ fn pattern_of<'a>(pattern: Option<&'a Bound<'_, PyString>>) -> PyResult<&'a str>
 }
 
 #[pyfunction]
-#[pyo3(signature = (texts, *, pattern = None, threads = None, progress = None))]
+#[pyo3(signature = (texts, *, pattern = None, threads = None, max_words = None, progress = None))]
 fn count<'py>(
     texts: &Bound<'py, PyAny>,
     pattern: Option<&Bound<'py, PyString>>,
     threads: Option<&Bound<'py, PyAny>>,
+    max_words: Option<&Bound<'py, PyAny>>,
     progress: Option<Bound<'py, PyAny>>,
 ) -> PyResult<PyCounts> {
     let pattern = pattern_of(pattern)?;
-    let counter = Counter::new(pattern, threads.map(threads_of).transpose()?, None)?;
+    let counter = Counter::new(pattern, knob("threads", threads)?, knob("max_words", max_words)?)?;
     let cuttable = !matches!(Splitter::new(pattern)?, Splitter::Regex(_));
     let mut feed = Feed::new(counter, cuttable, progress_of(progress)?);
     feed.take_all(texts)?;
@@ -194,16 +208,17 @@ fn learn<'py>(
 }
 
 #[pyfunction]
-#[pyo3(signature = (texts, *, vocab_size, pattern = None, threads = None, progress = None))]
+#[pyo3(signature = (texts, *, vocab_size, pattern = None, threads = None, max_words = None, progress = None))]
 fn train<'py>(
     texts: &Bound<'py, PyAny>,
     vocab_size: &Bound<'py, PyAny>,
     pattern: Option<&Bound<'py, PyString>>,
     threads: Option<&Bound<'py, PyAny>>,
+    max_words: Option<&Bound<'py, PyAny>>,
     progress: Option<Bound<'py, PyAny>>,
 ) -> PyResult<PyVocabulary> {
     vocab_size_of(vocab_size)?; // refused before any text is read
-    let counts = count(texts, pattern, threads, progress.clone())?;
+    let counts = count(texts, pattern, threads, max_words, progress.clone())?;
     learn(texts.py(), &counts, vocab_size, progress)
 }
 
