@@ -13,6 +13,7 @@ use crate::learn::Vocabulary;
 use crate::py_errors::{NanobpeError, PatternError, VocabularySizeError, about_file, add_exceptions};
 use crate::py_texts::{Feed, PyTexts, arrow_texts, json_texts, last_cut_of, plain_texts};
 use crate::split::Splitter;
+use crate::tie_order::{TieOrder, learn_in_order};
 use crate::{Counter, GPT4_PATTERN};
 
 const VOCAB_SIZES: std::ops::RangeInclusive<i64> = 256..=1 << 31;
@@ -116,11 +117,11 @@ impl PyVocabulary {
     }
 }
 
-/// An `int` of any size as `i64`; `refusal` makes the exception for one that does not fit, from what it is.
-fn fits(value: &Bound<'_, PyAny>, refusal: impl FnOnce(String) -> PyErr) -> PyResult<i64> {
+/// The number that the knob `name` is set to; `refusal` makes the exception for one that has no place in 64 bits.
+fn whole(name: &str, value: &Bound<'_, PyAny>, refusal: impl FnOnce(String) -> PyErr) -> PyResult<i64> {
     value.extract().map_err(|error: PyErr| match error.is_instance_of::<PyOverflowError>(value.py()) {
         true => refusal(value.to_string()),
-        false => error,
+        false => PyTypeError::new_err(format!("{name} must be an int, not {}", value.get_type())),
     })
 }
 
@@ -130,7 +131,7 @@ fn vocab_size_of(value: &Bound<'_, PyAny>) -> PyResult<i64> {
         let message = format!("vocab_size={value}: the 256 single bytes are always in; ask for at least {least}");
         VocabularySizeError::new_err(format!("{message} and at most {most}"))
     };
-    let size = fits(value, refusal)?;
+    let size = whole("vocab_size", value, refusal)?;
     if VOCAB_SIZES.contains(&size) { Ok(size) } else { Err(refusal(size.to_string())) }
 }
 
@@ -138,7 +139,15 @@ fn vocab_size_of(value: &Bound<'_, PyAny>) -> PyResult<i64> {
 fn knob(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<i64>> {
     let refusal =
         |value: String| NanobpeError::new_err(format!("{name}={value}: out of range; give None for no limit"));
-    value.map(|value| fits(value, refusal)).transpose()
+    value.map(|value| whole(name, value, refusal)).transpose()
+}
+
+fn tie_order_of(name: &str) -> PyResult<TieOrder> {
+    match name {
+        "bytes" => Ok(TieOrder::Bytes),
+        "byte_level" => Ok(TieOrder::ByteLevel),
+        name => Err(NanobpeError::new_err(format!("tie_order={name:?}: give \"bytes\" or \"byte_level\""))),
+    }
 }
 
 /// `progress` if it can be called, `None` if it is.
@@ -176,14 +185,16 @@ fn count<'py>(
 }
 
 #[pyfunction]
-#[pyo3(signature = (counts, *, vocab_size, progress = None))]
+#[pyo3(signature = (counts, *, vocab_size, tie_order = "bytes", progress = None))]
 fn learn<'py>(
     py: Python<'py>,
     counts: &PyCounts,
     vocab_size: &Bound<'py, PyAny>,
+    tie_order: &str,
     progress: Option<Bound<'py, PyAny>>,
 ) -> PyResult<PyVocabulary> {
     let size = vocab_size_of(vocab_size)?;
+    let order = tie_order_of(tie_order)?;
     let progress = progress_of(progress)?.map(Bound::unbind);
     let report = |tokens: usize| match &progress {
         Some(progress) => Python::attach(|py| progress.call1(py, ("learn", tokens)).map(drop)),
@@ -202,24 +213,28 @@ fn learn<'py>(
         }
         Ok::<(), PyErr>(())
     };
-    let learnt = py.detach(|| crate::learn(&counts.0, size, check))?;
+    let learnt = py.detach(|| learn_in_order(&counts.0, size, order, check))?;
     report(learnt.tokens.len())?;
     Ok(PyVocabulary(learnt))
 }
 
 #[pyfunction]
-#[pyo3(signature = (texts, *, vocab_size, pattern = None, threads = None, max_words = None, progress = None))]
+#[allow(clippy::too_many_arguments)]
+#[pyo3(signature = (texts, *, vocab_size, pattern = None, threads = None, max_words = None, tie_order = "bytes", progress = None))]
 fn train<'py>(
     texts: &Bound<'py, PyAny>,
     vocab_size: &Bound<'py, PyAny>,
     pattern: Option<&Bound<'py, PyString>>,
     threads: Option<&Bound<'py, PyAny>>,
     max_words: Option<&Bound<'py, PyAny>>,
+    tie_order: &str,
     progress: Option<Bound<'py, PyAny>>,
 ) -> PyResult<PyVocabulary> {
-    vocab_size_of(vocab_size)?; // refused before any text is read
+    // Refused before any text is read.
+    vocab_size_of(vocab_size)?;
+    tie_order_of(tie_order)?;
     let counts = count(texts, pattern, threads, max_words, progress.clone())?;
-    learn(texts.py(), &counts, vocab_size, progress)
+    learn(texts.py(), &counts, vocab_size, tie_order, progress)
 }
 
 #[pymodule]
