@@ -7,8 +7,10 @@
 //! Only `py*.rs` know Python; everything else builds and tests without it.
 
 mod blocks;
+mod classes;
 mod count;
 mod counts;
+mod cuts;
 mod error;
 mod learn;
 #[cfg(feature = "python")]
@@ -27,9 +29,10 @@ mod words;
 
 pub use count::Counter;
 pub use counts::Counts;
+pub use cuts::{PART_BYTES, documents, last_cut, parts};
 pub use error::Error;
 pub use learn::{Vocabulary, learn};
-pub use split::{GPT4_PATTERN, Splitter};
-pub use texts::{DOCUMENT_BYTES, Place, Texts, documents, last_cut};
+pub use split::{CL100K_PATTERN, GPT2_PATTERN, GPT4_PATTERN, O200K_PATTERN, Splitter};
+pub use texts::{Place, Texts};
 pub use tie_order::{TieOrder, learn_in_order};
 pub use words::Dropped;

@@ -14,7 +14,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyMemoryView, PySlice, PyString};
 
 use crate::Counter;
-use crate::texts::{DOCUMENT_BYTES, Place, Texts, documents, last_cut};
+use crate::cuts::{PART_BYTES, last_cut, parts};
+use crate::texts::{Place, Texts};
 
 const LEAST_BATCH_BYTES: usize = 64 << 10;
 const FIRST_BATCH_BYTES: usize = 1 << 20;
@@ -58,7 +59,7 @@ enum Source<'py> {
 /// Texts on their way into a counter.
 pub struct Feed<'py> {
     pub counter: Counter,
-    /// Whether long texts may be cut at line ends: the pattern is of the family whose words cross none.
+    /// Whether long texts may be cut into parts: the pattern is of the GPT family.
     pub cuttable: bool,
     pub progress: Option<Bound<'py, PyAny>>,
     waiting: Vec<Source<'py>>,
@@ -155,7 +156,7 @@ impl<'py> Feed<'py> {
             }
         }
         if self.cuttable {
-            texts = texts.into_iter().flat_map(|text| documents(text, DOCUMENT_BYTES)).collect();
+            texts = texts.into_iter().flat_map(|text| parts(text, PART_BYTES)).collect();
         }
         let mut rest = &texts[..];
         while let Some(first) = rest.first() {

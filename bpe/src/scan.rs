@@ -1,218 +1,222 @@
-//! A hand-written splitter for the GPT-4 family of patterns (`split::GPT4_PATTERN` with any digit group from 1 to 9).
+//! Hand-written splitters for the patterns of the GPT family: GPT-2, GPT-4 (with any digit group from 1 to 9), GPT-4o.
 //!
 //! Promises the same pieces as a backtracking regex engine gives, in one pass and without going back more than one
-//! character, except over white space. Unicode classes come from `regex-syntax`, the tables that the regex engine
-//! itself uses (Unicode 16, as in tiktoken). Does not cover any other pattern.
-
-use std::sync::LazyLock;
-
-use regex_syntax::hir::{Class as HirClass, HirKind};
+//! character, except over white space and, in GPT-4o's, capitals. Does not cover any other pattern.
 
 use crate::blocks;
+use crate::classes::{CASELESS, Characters, LETTER, LOWER, MARK, NEWLINE, NUMBER, OTHER, SPACE, SYMBOL, UPPER};
 
-/// All that the pattern distinguishes. `End` is what follows the last character.
+/// Which pattern a scanner stands for; the patterns are in `split.rs`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Class {
-    Letter,
-    Number,
-    Newline,
-    Space,
-    Other,
-    End,
-}
-
-/// The class of every code point, flat: only the pages of the scripts in use are ever touched.
-static CLASSES: LazyLock<Box<[Class]>> = LazyLock::new(|| {
-    let mut classes = vec![Class::Other; 0x11_0000].into_boxed_slice();
-    for (property, class) in [(r"\p{L}", Class::Letter), (r"\p{N}", Class::Number), (r"\s", Class::Space)] {
-        let hir = regex_syntax::parse(property).expect("a Unicode property that regex-syntax knows");
-        let HirKind::Class(HirClass::Unicode(ranges)) = hir.kind() else {
-            unreachable!("a Unicode property is a class, not {hir:?}");
-        };
-        for range in ranges.ranges() {
-            classes[range.start() as usize..=range.end() as usize].fill(class);
-        }
-    }
-    classes[usize::from(b'\r')] = Class::Newline;
-    classes[usize::from(b'\n')] = Class::Newline;
-    classes
-});
-
-/// Splits text as the GPT-4 pattern does, with groups of at most `digits` numerals.
-#[derive(Clone, Copy)]
-pub struct Scanner {
-    digits: usize,
-    classes: &'static [Class],
+pub enum Scanner {
+    /// GPT-2's.
+    Gpt2,
+    /// GPT-4's, with groups of at most `digits` numerals.
+    Gpt4 {
+        /// 1 to 9.
+        digits: usize,
+        /// Whether white space that ends the text is one piece, line ends and all.
+        whole_tail: bool,
+    },
+    /// GPT-4o's.
+    Gpt4o,
 }
 
 impl Scanner {
-    pub fn new(digits: usize) -> Self {
-        Self { digits, classes: &CLASSES }
-    }
-
     /// Calls `each` with where each piece of `text` starts and ends, in order.
     #[inline]
-    pub fn split(&self, text: &str, mut each: impl FnMut(usize, usize)) {
-        let (text, mut start) = (text.as_bytes(), 0);
-        while start < text.len() {
-            let mut ends = self.ends_in_sight(text, start);
-            if ends == 0 {
-                let end = self.piece_end(text, start);
-                each(start, end);
-                start = end;
+    pub fn split(self, text: &str, each: impl FnMut(usize, usize)) {
+        let text = Characters::of(text);
+        match self {
+            Self::Gpt2 => split_one_by_one(text, |start| gpt2_end(text, start), each),
+            Self::Gpt4 { digits, whole_tail } => {
+                split_in_blocks(text, digits, |start| gpt4_end(text, start, digits, whole_tail), each);
             }
-            let (block, mut last) = (start, start);
-            while ends != 0 {
-                let end = block + ends.trailing_zeros() as usize;
-                each(last, end);
-                last = end;
-                ends &= ends - 1;
-            }
-            start = last;
+            Self::Gpt4o => split_one_by_one(text, |start| gpt4o_end(text, start), each),
         }
-    }
-
-    /// Bit i is set if a piece ends `i` bytes after `start`, for all pieces that `blocks` can see.
-    #[inline]
-    fn ends_in_sight(&self, text: &[u8], start: usize) -> u64 {
-        match text[start..].first_chunk() {
-            Some(block) if block[..8].is_ascii() => blocks::starts(block, self.digits) & !1,
-            _ => 0,
-        }
-    }
-
-    /// End of the piece of `text` (whole UTF-8) that starts at byte `start`.
-    #[inline]
-    pub fn piece_end(&self, text: &[u8], start: usize) -> usize {
-        let (class, after) = self.look(text, start);
-        match class {
-            Class::Letter => self.run(text, after, Class::Letter),
-            Class::Number => self.numerals(text, after),
-            Class::Other => self.after_other(text, start, after),
-            Class::Space => self.after_space(text, start, after),
-            Class::Newline | Class::End => self.white_space(text, start),
-        }
-    }
-
-    /// Class of the character at byte `at`, and where the next one starts.
-    #[inline]
-    fn look(&self, text: &[u8], at: usize) -> (Class, usize) {
-        let Some(&lead) = text.get(at) else {
-            return (Class::End, at);
-        };
-        if lead < 0x80 {
-            return (self.classes[usize::from(lead)], at + 1);
-        }
-        let tail = |i: usize| usize::from(text[at + i] & 0x3F);
-        let lead = usize::from(lead);
-        let (code, length) = if lead < 0xE0 {
-            ((lead & 0x1F) << 6 | tail(1), 2)
-        } else if lead < 0xF0 {
-            ((lead & 0x0F) << 12 | tail(1) << 6 | tail(2), 3)
-        } else {
-            ((lead & 0x07) << 18 | tail(1) << 12 | tail(2) << 6 | tail(3), 4)
-        };
-        (self.classes[code], at + length)
-    }
-
-    #[inline]
-    fn run(&self, text: &[u8], mut at: usize, class: Class) -> usize {
-        loop {
-            let (next, after) = self.look(text, at);
-            if next != class {
-                return at;
-            }
-            at = after;
-        }
-    }
-
-    /// `\p{N}{1,digits}`, one numeral in.
-    fn numerals(&self, text: &[u8], mut at: usize) -> usize {
-        for _ in 1..self.digits {
-            let (next, after) = self.look(text, at);
-            if next != Class::Number {
-                break;
-            }
-            at = after;
-        }
-        at
-    }
-
-    /// A contraction, or one character before letters, or a run of symbols.
-    fn after_other(&self, text: &[u8], start: usize, after: usize) -> usize {
-        if text[start] == b'\''
-            && let Some(length) = contraction(&text[after..])
-        {
-            return after + length;
-        }
-        match self.look(text, after) {
-            (Class::Letter, end) => self.run(text, end, Class::Letter),
-            _ => self.symbols(text, after),
-        }
-    }
-
-    /// One white-space character before letters, a space before symbols, or just white space.
-    fn after_space(&self, text: &[u8], start: usize, after: usize) -> usize {
-        match self.look(text, after) {
-            (Class::Letter, end) => self.run(text, end, Class::Letter),
-            (Class::Other, end) if text[start] == b' ' => self.symbols(text, end),
-            _ => self.white_space(text, start),
-        }
-    }
-
-    /// `[^\s\p{L}\p{N}]++[\r\n]*`, one symbol in.
-    fn symbols(&self, text: &[u8], at: usize) -> usize {
-        let end = self.run(text, at, Class::Other);
-        self.run(text, end, Class::Newline)
-    }
-
-    /// `\s*[\r\n]|\s+(?!\S)|\s+`: up to the last line end; else all of it, less the last character if text follows.
-    fn white_space(&self, text: &[u8], start: usize) -> usize {
-        let (mut at, mut last, mut line_end) = (start, start, None);
-        loop {
-            let (class, after) = self.look(text, at);
-            match class {
-                Class::Newline => line_end = Some(after),
-                Class::Space => {}
-                Class::End => return line_end.unwrap_or(at),
-                _ => break,
-            }
-            (last, at) = (at, after);
-        }
-        line_end.unwrap_or(if last > start { last } else { at })
     }
 }
 
-/// Length of `(?i:[sdmt]|ll|ve|re)` at the start of `text`. U+017F, the long s, is an `s` to a regex that ignores case.
-fn contraction(text: &[u8]) -> Option<usize> {
-    let lower = |i: usize| text.get(i).map(u8::to_ascii_lowercase);
-    match (lower(0)?, lower(1)) {
-        (b's' | b'd' | b'm' | b't', _) => Some(1),
-        (b'l', Some(b'l')) | (b'v' | b'r', Some(b'e')) => Some(2),
-        (0xC5, Some(0xBF)) => Some(2),
-        _ => None,
+#[inline]
+fn split_one_by_one(text: Characters, end_of: impl Fn(usize) -> usize, mut each: impl FnMut(usize, usize)) {
+    let mut start = 0;
+    while start < text.bytes().len() {
+        let end = end_of(start);
+        each(start, end);
+        start = end;
     }
+}
+
+/// GPT-4's pieces: all that a block of ASCII shows at once, the others one by one.
+#[inline]
+fn split_in_blocks(
+    text: Characters,
+    digits: usize,
+    end_of: impl Fn(usize) -> usize,
+    mut each: impl FnMut(usize, usize),
+) {
+    let mut start = 0;
+    while start < text.bytes().len() {
+        let mut ends = ends_in_sight(text.bytes(), start, digits);
+        if ends == 0 {
+            let end = end_of(start);
+            each(start, end);
+            start = end;
+        }
+        let (block, mut last) = (start, start);
+        while ends != 0 {
+            let end = block + ends.trailing_zeros() as usize;
+            each(last, end);
+            last = end;
+            ends &= ends - 1;
+        }
+        start = last;
+    }
+}
+
+/// Bit i is set if a piece ends `i` bytes after `start`, for all pieces that `blocks` can see.
+#[inline]
+fn ends_in_sight(text: &[u8], start: usize, digits: usize) -> u64 {
+    match text[start..].first_chunk() {
+        Some(block) if block[..8].is_ascii() => blocks::starts(block, digits) & !1,
+        _ => 0,
+    }
+}
+
+/// End of the GPT-4 piece that starts at byte `start`.
+#[inline]
+fn gpt4_end(text: Characters, start: usize, digits: usize, whole_tail: bool) -> usize {
+    let (class, after) = text.look(start);
+    let white_space = || match text.run(start, SPACE | NEWLINE) {
+        tail if whole_tail && tail == text.bytes().len() => tail,
+        _ => text.white_space(start, NEWLINE),
+    };
+    match class {
+        UPPER | LOWER | CASELESS => text.run(after, LETTER),
+        NUMBER => text.numerals(after, digits),
+        NEWLINE => white_space(),
+        _ => {
+            if text.bytes()[start] == b'\''
+                && let Some(length) = text.contraction(after, true)
+            {
+                return after + length;
+            }
+            match text.look(after) {
+                (UPPER | LOWER | CASELESS, end) => text.run(end, LETTER),
+                _ => symbols(text, start, NEWLINE).unwrap_or_else(white_space),
+            }
+        }
+    }
+}
+
+/// ` ?[^\s\p{L}\p{N}]++[\r\n]*` from `start` on.
+fn symbols(text: Characters, start: usize, line_ends: u8) -> Option<usize> {
+    let first = start + usize::from(text.bytes()[start] == b' ');
+    let end = text.run(first, OTHER);
+    (end > first).then(|| text.run(end, line_ends))
+}
+
+/// End of the GPT-2 piece that starts at byte `start`.
+fn gpt2_end(text: Characters, start: usize) -> usize {
+    let first = start + usize::from(text.bytes()[start] == b' ');
+    match text.look(first).0 {
+        class @ (SYMBOL | MARK) => {
+            let contraction = if text.bytes()[start] == b'\'' { text.contraction(start + 1, false) } else { None };
+            contraction.map_or_else(|| text.run(first, class | OTHER), |length| start + 1 + length)
+        }
+        UPPER | LOWER | CASELESS => text.run(first, LETTER),
+        NUMBER => text.run(first, NUMBER),
+        _ => text.white_space(start, 0),
+    }
+}
+
+/// End of the GPT-4o piece that starts at byte `start`.
+fn gpt4o_end(text: Characters, start: usize) -> usize {
+    let (class, after) = text.look(start);
+    match class {
+        NUMBER => return text.numerals(after, 3),
+        NEWLINE => return text.white_space(start, NEWLINE),
+        _ => {}
+    }
+    let word = match class {
+        UPPER | LOWER | CASELESS => capitalised(text, start).or_else(|| capitals(text, start)),
+        MARK => capitalised(text, after).or_else(|| capitalised(text, start)),
+        _ => capitalised(text, after).or_else(|| capitals(text, after)),
+    };
+    match word {
+        Some(end) if text.bytes().get(end) == Some(&b'\'') => {
+            text.contraction(end + 1, true).map_or(end, |length| end + 1 + length)
+        }
+        Some(end) => end,
+        None => symbols_and_slashes(text, start).unwrap_or_else(|| text.white_space(start, NEWLINE)),
+    }
+}
+
+/// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+`: capitals, then at least one letter that is none.
+fn capitalised(text: Characters, start: usize) -> Option<usize> {
+    let (mut at, mut after_caseless) = (start, None);
+    loop {
+        let (class, after) = text.look(at);
+        match class {
+            UPPER => {}
+            CASELESS | MARK => after_caseless = Some(after),
+            LOWER => return Some(text.run(after, LOWER | CASELESS | MARK)),
+            _ => return after_caseless,
+        }
+        at = after;
+    }
+}
+
+/// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+`, where `capitalised` has found nothing.
+fn capitals(text: Characters, start: usize) -> Option<usize> {
+    Some(text.run(start, UPPER)).filter(|&end| end > start)
+}
+
+/// ` ?[^\s\p{L}\p{N}]+[\r\n/]*` from `start` on.
+fn symbols_and_slashes(text: Characters, start: usize) -> Option<usize> {
+    let mut end = symbols(text, start, NEWLINE)?;
+    while text.bytes().get(end) == Some(&b'/') {
+        end = text.run(end + 1, NEWLINE);
+    }
+    Some(end)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pieces(text: &str, digits: usize) -> Vec<&str> {
+    fn pieces(text: &str, scanner: Scanner) -> Vec<&str> {
         let mut out = Vec::new();
-        Scanner::new(digits).split(text, |start, end| out.push(&text[start..end]));
+        scanner.split(text, |start, end| out.push(&text[start..end]));
         out
     }
 
     #[test]
-    fn every_alternative_of_the_pattern_has_its_piece() {
-        assert_eq!(pieces("Hello world", 2), ["Hello", " world"]);
-        assert_eq!(pieces("I'll we'VE it'ſ 'tis", 2), ["I", "'ll", " we", "'VE", " it", "'ſ", " '", "tis"]);
-        assert_eq!(pieces("12345 1", 2), ["12", "34", "5", " ", "1"]);
-        assert_eq!(pieces("12345", 3), ["123", "45"]);
-        assert_eq!(pieces("a  b\t!\tc", 2), ["a", " ", " b", "\t", "!", "\tc"]);
-        assert_eq!(pieces("x) {\r\n\n  y", 2), ["x", ")", " {\r\n\n", " ", " y"]);
-        assert_eq!(pieces("a \n \n  b  ", 2), ["a", " \n \n", " ", " b", "  "]);
-        assert_eq!(pieces("日本語 ½٣ 😀!", 2), ["日本語", " ", "½٣", " 😀!"]);
+    fn every_alternative_of_gpt4_has_its_piece() {
+        let two = Scanner::Gpt4 { digits: 2, whole_tail: false };
+        assert_eq!(pieces("Hello world", two), ["Hello", " world"]);
+        assert_eq!(pieces("I'll we'VE it'ſ 'tis", two), ["I", "'ll", " we", "'VE", " it", "'ſ", " '", "tis"]);
+        assert_eq!(pieces("12345 1", two), ["12", "34", "5", " ", "1"]);
+        assert_eq!(pieces("12345 \n ", Scanner::Gpt4 { digits: 3, whole_tail: true }), ["123", "45", " \n "]);
+        assert_eq!(pieces("a  b\t!\tc", two), ["a", " ", " b", "\t", "!", "\tc"]);
+        assert_eq!(pieces("x) {\r\n\n  y", two), ["x", ")", " {\r\n\n", " ", " y"]);
+        assert_eq!(pieces("a \n \n  b  ", two), ["a", " \n \n", " ", " b", "  "]);
+        assert_eq!(pieces("日本語 ½٣ 😀!", two), ["日本語", " ", "½٣", " 😀!"]);
+    }
+
+    #[test]
+    fn every_alternative_of_gpt2_has_its_piece() {
+        let text = "It's 'LL 1234 (x)\n\n  y";
+        let expected = ["It", "'s", " '", "LL", " 1234", " (", "x", ")", "\n\n ", " y"];
+        assert_eq!(pieces(text, Scanner::Gpt2), expected);
+    }
+
+    #[test]
+    fn every_alternative_of_gpt4o_has_its_piece() {
+        let text = "camelCase HTTPServer it's I'LL 1234 a/b //\n/ \n x";
+        let expected =
+            ["camel", "Case", " HTTPServer", " it's", " I'LL", " ", "123", "4", " a", "/b", " //\n/", " \n", " x"];
+        assert_eq!(pieces(text, Scanner::Gpt4o), expected);
+        assert_eq!(pieces("日A !\u{301}A", Scanner::Gpt4o), ["日", "A", " !\u{301}", "A"]);
     }
 }

@@ -12,6 +12,26 @@ use crate::scan::Scanner;
 pub const GPT4_PATTERN: &str =
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
 
+/// The pattern of tiktoken's cl100k_base, letter for letter: groups of at most 3 digits, and white space that ends the
+/// text is one piece.
+pub const CL100K_PATTERN: &str = concat!(
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+",
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+);
+
+/// The pattern of GPT-4o (tiktoken's o200k_base, of 2024), letter for letter.
+pub const O200K_PATTERN: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+
+/// The pattern of GPT-2 (of 2019).
+pub const GPT2_PATTERN: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// The pattern of tiktoken's r50k_base, letter for letter: it cuts as GPT-2's does.
+const R50K_PATTERN: &str = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s";
+
 /// A way to cut text into pieces.
 #[derive(Clone)]
 pub enum Splitter {
@@ -24,8 +44,8 @@ pub enum Splitter {
 impl Splitter {
     /// The fastest splitter for `pattern`; an error if it is not a regular expression.
     pub fn new(pattern: &str) -> Result<Self, Error> {
-        if let Some(digits) = gpt4_digits(pattern) {
-            return Ok(Self::Scanner(Scanner::new(digits)));
+        if let Some(scanner) = scanner_for(pattern) {
+            return Ok(Self::Scanner(scanner));
         }
         match Regex::new(pattern) {
             Ok(regex) => Ok(Self::Regex(Box::new(regex))),
@@ -64,9 +84,22 @@ fn split_by_regex(regex: &Regex, text: &str, mut each: impl FnMut(usize, usize))
     Ok(())
 }
 
-/// The size of the digit groups, if `pattern` is the GPT-4 one but for that.
-fn gpt4_digits(pattern: &str) -> Option<usize> {
-    (1..=9).find(|digits| pattern == GPT4_PATTERN.replace("{1,2}", &format!("{{1,{digits}}}")))
+/// The scanner for `pattern`, if it is one of the GPT family; in GPT-4's, the size of the digit groups may differ.
+fn scanner_for(pattern: &str) -> Option<Scanner> {
+    match pattern {
+        GPT2_PATTERN | R50K_PATTERN => Some(Scanner::Gpt2),
+        O200K_PATTERN => Some(Scanner::Gpt4o),
+        CL100K_PATTERN => Some(Scanner::Gpt4 { digits: 3, whole_tail: true }),
+        _ => {
+            let digits = (1..=9).find(|&digits| pattern == gpt4_pattern(digits))?;
+            Some(Scanner::Gpt4 { digits, whole_tail: false })
+        }
+    }
+}
+
+/// GPT-4's pattern with groups of at most `digits` numerals.
+fn gpt4_pattern(digits: usize) -> String {
+    GPT4_PATTERN.replace("{1,2}", &format!("{{1,{digits}}}"))
 }
 
 fn refusal(pattern: &str, error: &fancy_regex::Error) -> Error {
@@ -94,7 +127,9 @@ mod tests {
     fn the_scanner_takes_the_family_and_nothing_else() {
         for (pattern, scanned) in [
             (GPT4_PATTERN.to_owned(), true),
-            (GPT4_PATTERN.replace("{1,2}", "{1,3}"), true),
+            (CL100K_PATTERN.to_owned(), true),
+            (O200K_PATTERN.to_owned(), true),
+            (GPT2_PATTERN.to_owned(), true),
             (GPT4_PATTERN.replace("{1,2}", "{1,12}"), false),
             (format!("{GPT4_PATTERN}|x"), false),
         ] {
@@ -102,14 +137,24 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_scanner_splits_as_the_regex_does_after_every_pair_of_kinds() {
-        let kinds =
-            ["a", "é", "日", "1", "½", " ", "\t", "\u{a0}", "\n", "\r", "!", "'", "'s", "'LL", "ſ", "😀", "\u{301}"];
-        for digits in 1..=3 {
-            let pattern = GPT4_PATTERN.replace("{1,2}", &format!("{{1,{digits}}}"));
+    /// Splitter by scanner and splitter by regex, of every pattern of the family.
+    fn both() -> impl Iterator<Item = (Splitter, Splitter)> {
+        let patterns = (1..=9)
+            .map(gpt4_pattern)
+            .chain([CL100K_PATTERN, O200K_PATTERN, GPT2_PATTERN, R50K_PATTERN].map(str::to_owned));
+        patterns.map(|pattern| {
             let scanner = Splitter::new(&pattern).unwrap();
-            let regex = Splitter::Regex(Box::new(Regex::new(&pattern).unwrap()));
+            assert!(matches!(scanner, Splitter::Scanner(_)));
+            (scanner, Splitter::Regex(Box::new(Regex::new(&pattern).unwrap())))
+        })
+    }
+
+    #[test]
+    fn the_scanner_splits_as_the_regex_does_after_every_four_kinds() {
+        let kinds = [
+            "a", "É", "日", "1", "½", " ", "\t", "\u{a0}", "\n", "\r", "!", "/", "'", "'s", "'LL", "ſ", "😀", "\u{301}",
+        ];
+        for (scanner, regex) in both() {
             let quadruples = (0..kinds.len().pow(4)).map(|n| {
                 let pick = |power: u32| kinds[n / kinds.len().pow(power) % kinds.len()];
                 [pick(0), pick(1), pick(2), pick(3)].concat()
@@ -122,17 +167,16 @@ mod tests {
 
     #[test]
     fn the_scanner_splits_long_text_as_the_regex_does() {
-        let kinds =
-            ["a", "S", "ll", "ve", "1", "2", " ", "  ", "\t", "\n", "\r\n", "!", "'", "'s", "'LL", "word", "é", "日"];
+        let kinds = [
+            "a", "S", "ll", "ve", "1", "2", " ", "  ", "\t", "\n", "\r\n", "!", "/", "'", "'s", "'LL", "word", "é",
+            "日",
+        ];
         let mut random = 1_u64;
         let mut next = |below: usize| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) as usize % below
         };
-        for digits in 1..=9 {
-            let pattern = GPT4_PATTERN.replace("{1,2}", &format!("{{1,{digits}}}"));
-            let scanner = Splitter::new(&pattern).unwrap();
-            let regex = Splitter::Regex(Box::new(Regex::new(&pattern).unwrap()));
+        for (scanner, regex) in both() {
             for _ in 0..1_000 {
                 let (first, kinds_here) = (next(kinds.len()), 1 + next(kinds.len() - 2)); // few kinds make long runs
                 let text: String = (0..300).map(|_| kinds[(first + next(kinds_here)) % kinds.len()]).collect();

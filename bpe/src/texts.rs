@@ -6,13 +6,11 @@
 
 use std::fmt;
 
-use memchr::{memchr, memrchr};
+use memchr::memchr;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
+use crate::cuts::{PART_BYTES, documents};
 use crate::error::Error;
-
-/// Plain text is cut into documents of about this size, so that threads can share one file.
-pub const DOCUMENT_BYTES: usize = 256 << 10;
 
 /// What a place in the input is called: `"text 3"`, `"/data/a.parquet, row 3"`.
 #[derive(Clone, Copy)]
@@ -133,52 +131,13 @@ impl Texts {
             reason: format!("not UTF-8 at byte {}", start + error.utf8_error().valid_up_to() as u64),
         })?;
         let mut end = 0;
-        let ends = documents(&block, DOCUMENT_BYTES).map(|document| {
+        let ends = documents(&block, PART_BYTES).map(|document| {
             end += document.len();
             end
         });
         let ends = ends.collect();
         Ok(Self { block, ends })
     }
-}
-
-/// The parts of `text`, each of at least `size` bytes but for the last, cut where no word of the GPT-4 family crosses:
-/// after a line end that something visible follows. (Not a slash, which o200k joins to the line end.)
-pub fn documents(text: &str, size: usize) -> impl Iterator<Item = &str> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        let mut from = size.saturating_sub(1);
-        let cut = loop {
-            let Some(line_end) = rest.as_bytes().get(from..).and_then(|tail| memchr(b'\n', tail)) else {
-                break rest.len();
-            };
-            from += line_end + 1;
-            if rest[from..].chars().next().is_some_and(starts_a_word) {
-                break from;
-            }
-        };
-        let document;
-        (document, rest) = rest.split_at(cut);
-        (!document.is_empty()).then_some(document)
-    })
-}
-
-/// Where the last document of `block` starts, that is where `documents` could cut last; 0 if nowhere.
-pub fn last_cut(block: &[u8]) -> usize {
-    let mut end = block.len();
-    while let Some(line_end) = memrchr(b'\n', &block[..end]) {
-        let after = &block[line_end + 1..block.len().min(line_end + 5)];
-        let first = after.utf8_chunks().next().and_then(|chunk| chunk.valid().chars().next());
-        if first.is_some_and(starts_a_word) {
-            return line_end + 1;
-        }
-        end = line_end;
-    }
-    0
-}
-
-fn starts_a_word(character: char) -> bool {
-    !character.is_whitespace() && character != '/'
 }
 
 fn json_reason(error: &serde_json::Error) -> String {
@@ -272,53 +231,10 @@ impl Visitor<'_> for Text<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GPT4_PATTERN, Splitter};
 
     const PLACE: Place<'_> = Place { kind: "row", first: 7 };
-    const O200K: &str = concat!(
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
-        r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    );
-    const CL100K: &str = concat!(
-        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|",
-        r"\s+(?!\S)|\s"
-    );
-
-    fn lengths(splitter: &Splitter, text: &str) -> Vec<usize> {
-        let mut lengths = Vec::new();
-        splitter.split(text, |start, end| lengths.push(end - start)).unwrap();
-        lengths
-    }
-
     fn reason(result: Result<(Texts, usize), Error>) -> String {
         result.err().map_or_else(String::new, |error| error.to_string())
-    }
-
-    #[test]
-    fn no_word_of_the_family_crosses_a_cut() {
-        let kinds = ["\n", "\r\n", " ", "a", "É", "1", "!", "/", "'s", "\u{3000}", "\u{301}", "\u{85}"];
-        for pattern in [GPT4_PATTERN, CL100K, O200K] {
-            let splitter = Splitter::new(pattern).unwrap();
-            for number in 0..kinds.len().pow(5) {
-                let text: String = (0..5).map(|place| kinds[number / kinds.len().pow(place) % kinds.len()]).collect();
-                let parts: Vec<&str> = documents(&text, 1).collect();
-                assert_eq!(parts.concat(), text);
-                assert_eq!(last_cut(text.as_bytes()), text.len() - parts[parts.len() - 1].len(), "{text:?}");
-                if parts.len() > 1 {
-                    let apart: Vec<usize> = parts.iter().flat_map(|part| lengths(&splitter, part)).collect();
-                    assert_eq!(apart, lengths(&splitter, &text), "{text:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn documents_are_as_long_as_asked_for_and_no_block_is_cut_within_a_character() {
-        let text = "line é\n".repeat(100);
-        assert!(documents(&text, 50).all(|document| (50..58).contains(&document.len()) || text.ends_with(document)));
-        assert_eq!(documents("", 5).count(), 0);
-        assert_eq!(last_cut("a\nb\né".as_bytes().split_last().unwrap().1), 2);
     }
 
     #[test]
