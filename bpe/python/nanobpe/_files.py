@@ -68,7 +68,9 @@ def reader_of(path: Path) -> Callable[[Path, str, int], Iterator[Texts]]:
     if suffix in PLAIN:
         return read_plain
     known = ", ".join(PARQUET + JSON_LINES + PLAIN)
-    raise FileFormatError(f"{path}: nanobpe reads {known}; convert or decompress it, or hand its texts to `count` itself")
+    raise FileFormatError(
+        f"{path}: nanobpe reads {known}; convert or decompress it, or hand its texts to `count` itself"
+    )
 
 
 def one_ahead(batches: Iterator[Texts]) -> Iterator[Texts]:
@@ -125,7 +127,8 @@ def strings(array: Any, path: Path, column: str) -> Any:
         array = array.dictionary_decode()
     if pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type):
         array = array.cast(pa.large_binary())
-    if not any(test(array.type) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)):
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    if not any(is_kind(array.type) for is_kind in kinds):
         raise FileFormatError(f"{path}: the column {column!r} holds {array.type}, not text")
     return array
 
@@ -133,7 +136,8 @@ def strings(array: Any, path: Path, column: str) -> Any:
 def read_json_lines(path: Path, column: str, batch_bytes: int) -> Iterator[Texts]:
     line = 1
     for lines in blocks(path, batch_bytes, lambda block: block.rfind(b"\n") + 1):
-        texts, num_lines = json_texts(lines.removeprefix(b"\xef\xbb\xbf") if line == 1 else lines, column, str(path), line)
+        marked = line == 1 and lines.startswith(b"\xef\xbb\xbf")  # the byte order mark of some editors
+        texts, num_lines = json_texts(lines[3:] if marked else lines, column, str(path), line)
         line += num_lines
         yield texts
 
