@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from nanobpe._nanobpe import (
     FileFormatError,
@@ -35,10 +35,10 @@ def read(
 ) -> Iterator[Texts]:
     """The texts of files, a batch at a time, for `count` and `train`.
 
-    By suffix: `.parquet` (the strings of `column`; needs pyarrow, `pip install 'nanobpe[parquet]'`), `.jsonl`, `.ndjson`
-    and `.json` (an object a line, the string under the key `column`), `.txt` and `.md` (UTF-8). A null is no text. Plain
-    text is cut into documents after line ends that something visible but a slash follows, which no word crosses that a
-    pattern of the GPT-4 family makes (cl100k, o200k, `GPT4_PATTERN`); words of other patterns may.
+    By suffix: `.parquet` (the strings of `column`; needs pyarrow, `pip install 'nanobpe[parquet]'`), `.jsonl`,
+    `.ndjson` and `.json` (an object a line, the string under the key `column`), `.txt` and `.md` (UTF-8). A null is no
+    text. Plain text is cut into documents after line ends that something visible but a slash follows, which no word
+    crosses that a pattern of the GPT-4 family makes (cl100k, o200k, `GPT4_PATTERN`); words of other patterns may.
 
     A batch is about `batch_bytes` of text, but never less than one row, line, or stretch of plain text that cannot be
     cut; memory holds two. With `ahead`, a thread reads the next batch while this one is used.

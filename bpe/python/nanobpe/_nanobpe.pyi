@@ -23,9 +23,6 @@ class ArrowChunks(Protocol):
     @property
     def chunks(self) -> list[Any]: ...
 
-Block = Texts | ArrowArray | ArrowChunks
-"""Many texts handed over at once."""
-
 GPT4_PATTERN: str
 """The pattern of GPT-4 (tiktoken's cl100k_base, of 2023), but with digit groups of at most 2."""
 
@@ -113,6 +110,9 @@ class Texts:
         """Number of texts."""
     def to_list(self) -> list[str]:
         """Each text as a `str`, to look at."""
+
+Block = Texts | ArrowArray | ArrowChunks
+"""Many texts handed over at once."""
 
 def count(
     texts: Iterable[str | bytes | Block] | Block,
