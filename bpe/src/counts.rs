@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::split::Splitter;
@@ -72,14 +72,22 @@ impl Counts {
 
     /// The counts of both texts together; an error if their patterns differ.
     pub fn plus(&self, other: &Self) -> Result<Self, Error> {
-        if self.pattern != other.pattern {
-            return Err(Error::PatternsDiffer(self.pattern.clone(), other.pattern.clone()));
+        let mut sum = Sum::of(self);
+        sum.add(other)?;
+        Ok(sum.finish())
+    }
+
+    /// The sum of what is saved in `paths`, of which there is at least one, with one of them in memory at a time.
+    pub fn load_all(paths: &[PathBuf]) -> Result<Self, Error> {
+        let (first, others) = paths.split_first().ok_or_else(|| Error::Malformed("there is no file".into()))?;
+        let first = Self::load(first)?;
+        if others.is_empty() {
+            return Ok(first);
         }
-        let total_bytes = within_limits(self.total_bytes.checked_add(other.total_bytes))?;
-        let mut words = WordMap::new(usize::MAX);
-        self.for_each(|word, count| words.add(word, count));
-        other.for_each(|word, count| words.add(word, count));
-        Ok(Self::new(self.pattern.clone(), total_bytes, self.dropped.plus(other.dropped), words.list()))
+        let mut sum = Sum::of(&first);
+        drop(first);
+        others.iter().try_for_each(|path| sum.add(&Self::load(path)?))?;
+        Ok(sum.finish())
     }
 
     /// Writes the counts to `path`: magic, then pattern, bytes of text, dropped words and occurrences, number of words,
@@ -135,6 +143,36 @@ impl Counts {
             return Err(Error::Malformed(format!("its words have {kept_bytes} bytes, its text {total_bytes}")));
         }
         Ok(Self::new(pattern, total_bytes, dropped, words))
+    }
+}
+
+/// Counts being added up.
+struct Sum {
+    pattern: String,
+    total_bytes: u64,
+    dropped: Dropped,
+    words: WordMap,
+}
+
+impl Sum {
+    fn of(first: &Counts) -> Self {
+        let mut words = WordMap::new(usize::MAX);
+        first.for_each(|word, count| words.add(word, count));
+        Self { pattern: first.pattern.clone(), total_bytes: first.total_bytes, dropped: first.dropped, words }
+    }
+
+    fn add(&mut self, more: &Counts) -> Result<(), Error> {
+        if self.pattern != more.pattern {
+            return Err(Error::PatternsDiffer(self.pattern.clone(), more.pattern.clone()));
+        }
+        self.total_bytes = within_limits(self.total_bytes.checked_add(more.total_bytes))?;
+        self.dropped = self.dropped.plus(more.dropped);
+        more.for_each(|word, count| self.words.add(word, count));
+        Ok(())
+    }
+
+    fn finish(self) -> Counts {
+        Counts::new(self.pattern, self.total_bytes, self.dropped, self.words.list())
     }
 }
 

@@ -12,6 +12,7 @@ mod count;
 mod counts;
 mod cuts;
 mod error;
+mod key;
 mod learn;
 #[cfg(feature = "python")]
 mod py;
