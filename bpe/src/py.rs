@@ -1,5 +1,5 @@
 //! The face towards Python: counting and learning with the interpreter lock released, and looks for Ctrl-C in between.
-//! With `py_texts.rs` and `py_errors.rs` all that knows Python. Does not cover reading files (`python/nanobpe/_files.py`).
+//! With `py_texts.rs` and `py_errors.rs` all that knows Python. Does not cover reading files: `_files.py` does.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -220,7 +220,9 @@ fn learn<'py>(
 
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
-#[pyo3(signature = (texts, *, vocab_size, pattern = None, threads = None, max_words = None, tie_order = "bytes", progress = None))]
+#[pyo3(signature = (
+    texts, *, vocab_size, pattern = None, threads = None, max_words = None, tie_order = "bytes", progress = None
+))]
 fn train<'py>(
     texts: &Bound<'py, PyAny>,
     vocab_size: &Bound<'py, PyAny>,

@@ -1,5 +1,5 @@
-//! Many texts end to end in one block of memory, as files and Arrow arrays hold them, so that none of them has to become
-//! an object of its own.
+//! Many texts end to end in one block of memory, as files and Arrow arrays hold them, so that none of them has to
+//! become an object of its own.
 //!
 //! Promises that every text is UTF-8 and that an error says which text, row or line it is about. Does not cover reading
 //! files: the caller hands over their bytes in blocks.
