@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -110,7 +111,8 @@ def _show(args: argparse.Namespace, steps: list[Any], store: Store) -> int:
 
 
 def command_ui(args: argparse.Namespace, open_store: Any) -> int:
-    """Prefect's and MLflow's pages, until Ctrl-C."""
+    """Prefect's and MLflow's pages, until Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     where = surroundings.read(home=args.home)
     if args.stop:
         print("stopped" if server.stop(where) else "no server was running")

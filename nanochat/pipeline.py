@@ -62,13 +62,31 @@ class Download(Stage, makes=("index.json",), mapped=True):
         return gather(self, place)
 
 
-class Tokenizer(Stage, takes=(Download,), makes=("tokenizer.json",)):
-    """Trains the byte-level BPE tokenizer (in Rust) on the training shards."""
+class WordCounts(Stage, takes=(Download,), makes=("index.json",), mapped=True):
+    """Counts the words of every training shard, one part a shard, side by side."""
 
-    vocab_size: int = identity(32768, "tokens, the nine special ones included", at_least=256 + NUM_SPECIAL_TOKENS)
-    max_chars: int = identity(2_000_000_000, "characters of text to train on", at_least=1)
+    max_chars: int = identity(250_000_000, "characters to count of each shard", at_least=1)
     doc_cap: int = identity(10_000, "characters taken of one document", at_least=1)
     threads: int = execution(0, "threads; 0: one per core", at_least=0)
+
+    def label(self) -> str:
+        return "words"
+
+    def run(self, place: Place) -> dict[str, float]:
+        from nanochat.word_counts import count_words
+
+        return count_words(self, place)
+
+    def gather(self, place: Place) -> dict[str, float]:
+        from nanochat.word_counts import gather
+
+        return gather(self, place)
+
+
+class Tokenizer(Stage, takes=(Download, WordCounts), makes=("tokenizer.json",)):
+    """Learns the byte-level BPE tokenizer (in Rust) from the words of all training shards."""
+
+    vocab_size: int = identity(32768, "tokens, the nine special ones included", at_least=256 + NUM_SPECIAL_TOKENS)
 
     def label(self) -> str:
         return f"v{self.vocab_size}"

@@ -23,6 +23,7 @@ from nanochat.pipeline import (
     TaskData,
     Tokenize,
     Tokenizer,
+    WordCounts,
 )
 from nanochat.stage import Stage, unknown
 
@@ -81,7 +82,8 @@ def tiny() -> list[Stage]:
     often = {"log_every": 1, "checkpoint_every": 10}
     return [
         Download(),
-        Tokenizer(vocab_size=2048, max_chars=20_000_000),
+        WordCounts(max_chars=20_000_000),
+        Tokenizer(vocab_size=2048),
         Tokenize(sequence_len=256),
         TaskData(),
         Pretrain(depth=4, aspect_ratio=48, head_dim=64, num_steps=440, eval_every=110, **steps),
@@ -106,7 +108,8 @@ def micro() -> list[Stage]:
     rl = {**every, "device_batch_size": 2, "num_steps": 6, "checkpoint_every": 2}
     return [
         Download(),
-        Tokenizer(vocab_size=320, max_chars=100_000),
+        WordCounts(max_chars=100_000),
+        Tokenizer(vocab_size=320),
         Tokenize(sequence_len=64, buffer_docs=50),
         TaskData(),
         Pretrain(depth=1, aspect_ratio=32, head_dim=16, weight_decay=0.0, **steps),
@@ -136,6 +139,7 @@ def _real(
     classic, ranks = architecture == "classic", {"num_ranks": num_ranks}
     return [
         Download(**web),
+        WordCounts(max_chars=2_000_000_000 // num_shards),
         Tokenizer(vocab_size=vocab_size),
         Tokenize(packing="stream" if classic else "best_fit"),
         TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nanochat.plain_encoder import SPLIT_PATTERN, PlainEncoder
+from nanochat.word_counts import COUNTS, beginnings, text_batches
 
 if TYPE_CHECKING:
     import tiktoken
@@ -140,76 +141,32 @@ class Tokenizer:
 
 
 def train_tokenizer(stage: pipeline.Tokenizer, place: Place) -> dict[str, float]:
-    """The stage: learns `stage.vocab_size` tokens, specials included, from the training shards in order.
+    """The stage: learns `stage.vocab_size` tokens, specials included, from the words of all training shards.
 
-    Reads at most `max_chars` characters, at most `doc_cap` of one document; memory grows with the distinct words, not
-    with the text. The returned `bytes_per_token` is measured on the validation shard.
+    Memory grows with the distinct words, not with the text. The returned `bytes_per_token` is measured on the
+    validation shard.
     """
     import nanobpe
 
-    validation, *training = [directory / "text.parquet" for directory in place.parts("download")]
-    read = _Progress(place, min(stage.max_chars, _characters(place.parts("download")[1:])))
-    texts = islice_characters(shard_texts(training), stage.max_chars, stage.doc_cap)
-    counts = nanobpe.count(read.along(texts), pattern=SPLIT_PATTERN, threads=stage.threads or None)
     try:
+        counts = nanobpe.Counts.load(*(part / COUNTS for part in place.parts("word_counts")[1:]))
         vocabulary = nanobpe.learn(counts, vocab_size=stage.vocab_size - len(SPECIAL_TOKENS))
     except nanobpe.NanobpeError as error:
         knobs = f"tokenizer.vocab_size = {stage.vocab_size} (of them {len(SPECIAL_TOKENS)} special)"
-        raise ValueError(f"{knobs}, tokenizer.max_chars = {stage.max_chars}: {error}") from error
+        raise ValueError(f"{knobs}, or take more text (download.num_shards, word_counts.max_chars): {error}") from error
     tokenizer = Tokenizer(tuple(vocabulary.tokens), vocabulary.pattern)
     tokenizer.save(place.out / "tokenizer.json")
-    sample = islice_characters(shard_texts([validation]), _SAMPLE_CHARACTERS, stage.doc_cap)
+    validation = text_batches(place.parts("download")[0] / "text.parquet")
+    sample = beginnings(validation, _SAMPLE_CHARACTERS, _SAMPLE_CHARACTERS)
     return {
         "vocab_size": tokenizer.vocab_size,
-        "characters": read.characters,
         "distinct_words": len(counts),
-        "bytes_per_token": bytes_per_token(tokenizer, list(sample), stage.threads),
+        "bytes_counted": counts.total_bytes,
+        "bytes_per_token": bytes_per_token(tokenizer, [text for texts in sample for text in texts.to_pylist()]),
     }
 
 
-def shard_texts(files: Iterable[Path]) -> Iterator[str]:
-    """The texts of parquet files, in order, never more than a batch in memory."""
-    import pyarrow.parquet as pq
-
-    for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=["text"]):
-            yield from batch.column(0).to_pylist()
-
-
-def islice_characters(texts: Iterable[str], most: int, most_per_text: int) -> Iterator[str]:
-    """The beginnings of the texts, up to `most_per_text` characters each, until they make `most` together."""
-    for text in texts:
-        text = text[: min(most, most_per_text)]
-        yield text
-        most -= len(text)
-        if not most:
-            return
-
-
-def bytes_per_token(tokenizer: Tokenizer, texts: Sequence[str], threads: int) -> float:
+def bytes_per_token(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
     """How much text a token stands for: UTF-8 bytes over tokens."""
-    tokens = sum(map(len, tokenizer.encode_batch(texts, threads)))
+    tokens = sum(map(len, tokenizer.encode_batch(texts)))
     return sum(len(text.encode()) for text in texts) / max(tokens, 1)
-
-
-def _characters(parts: Iterable[Path]) -> int:
-    return sum(json.loads((part / "stats.json").read_text())["characters"] for part in parts)
-
-
-class _Progress:
-    """Counts the characters that pass, and reports them some hundred times."""
-
-    def __init__(self, place: Place, total: int) -> None:
-        self.metrics, self.total, self.characters, self._reported = place.metrics, total, 0, 0
-
-    def along(self, texts: Iterable[str]) -> Iterator[str]:
-        for text in texts:
-            yield text
-            self.characters += len(text)
-            if (self.characters - self._reported) * 100 >= self.total:
-                self._report(self.total)
-        self._report(self.characters)  # less than the total where documents were cut
-
-    def _report(self, total: int) -> None:
-        self._reported = self.characters
-        self.metrics.progress(self.characters, total, "characters")

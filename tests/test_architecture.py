@@ -12,7 +12,17 @@ ORCHESTRATION = {"prefect", "mlflow", "boto3", "botocore", "pydantic", "flows"}
 # What a module of the library may import at its top beyond the standard library and the library itself.
 TENSORS = {"torch", "numpy", "safetensors"}
 DATA = {"pyarrow", "datasets", "tiktoken", "nanobpe"}
-DATA_FILES = {"corpus", "download", "python_docs", "tokenizer", "tokenize_shard", "task_data", "fetch", "huggingface"}
+DATA_FILES = {
+    "corpus",
+    "download",
+    "python_docs",
+    "word_counts",
+    "tokenizer",
+    "tokenize_shard",
+    "task_data",
+    "fetch",
+    "huggingface",
+}
 DECLARATIONS = [
     "stage", "plan", "pipeline", "recipes", "corpus", "mixture", "scaling", "metrics", "store", "lease", "launch",
     "runner", "provenance", "explain", "estimate", "preflight", "tasks",

@@ -156,6 +156,22 @@ def test_counts_that_cannot_be_added_are_refused(tmp_path: Path) -> None:
         nanobpe.count(["a"]).save(tmp_path / "absent" / "counts")
 
 
+def test_many_files_of_counts_add_up_and_a_bad_one_is_named(tmp_path: Path) -> None:
+    texts = ["some words", "more words", "naïve"]
+    paths = [tmp_path / str(number) for number in range(3)]
+    for text, path in zip(texts, paths, strict=True):
+        nanobpe.count([text]).save(path)
+    assert nanobpe.Counts.load(*paths).items() == nanobpe.count(texts).items()
+    with pytest.raises(FileNotFoundError, match="absent"):
+        nanobpe.Counts.load(*paths, tmp_path / "absent")
+    (tmp_path / "bad").write_bytes(b"")
+    with pytest.raises(nanobpe.CountsError, match=r"bad: .* start"):
+        nanobpe.Counts.load(*paths, tmp_path / "bad")
+    nanobpe.count(["a"], pattern="a").save(tmp_path / "other")
+    with pytest.raises(nanobpe.CountsError, match="different patterns"):
+        nanobpe.Counts.load(*paths, tmp_path / "other")
+
+
 def test_counts_beyond_32_bits_still_learn(tmp_path: Path) -> None:
     counts = load(tmp_path, counts_file([(b"ab", 2**33), (b"ac", 2**33 + 1), (b"d", 1)]))
     assert nanobpe.learn(counts, vocab_size=258).tokens[256:] == [b"ac", b"ab"]
@@ -178,7 +194,7 @@ def test_what_a_bound_on_words_dropped_is_said() -> None:
         (nanobpe.VocabularySizeError, "vocab_size=255: .* at least 256", lambda: nanobpe.train(["a"], vocab_size=255)),
         (nanobpe.VocabularySizeError, "-1", lambda: nanobpe.learn(nanobpe.count(["a"]), vocab_size=-1)),
         (nanobpe.VocabularySizeError, f"vocab_size={2**70}", lambda: nanobpe.train(["a"], vocab_size=2**70)),
-        (nanobpe.VocabularySizeError, "at most 2147483648", lambda: nanobpe.train(["a"], vocab_size=2**31 + 1)),
+        (nanobpe.VocabularySizeError, "at most 2147483647", lambda: nanobpe.train(["a"], vocab_size=2**31)),
         (nanobpe.PatternError, r"pattern=\"\(a\" cannot split", lambda: nanobpe.count(["a"], pattern="(a")),
         (nanobpe.PatternError, "cannot split", lambda: nanobpe.count(["a" * 9999], pattern=r"(?=(a|aa)+$)\1b")),
         (nanobpe.PatternError, "surrogates", lambda: nanobpe.count(["a"], pattern="\ud800")),
@@ -231,7 +247,7 @@ def test_progress_says_how_far_each_phase_is() -> None:
     assert seen == [("count", done) for done in counted] + [("learn", done) for done in learnt]
     assert (counted, learnt) == (sorted(set(counted)), sorted(learnt))
     assert (counted[-1], learnt[-1]) == (len(text) * 30, 2000)
-    assert min(len(counted), len(learnt)) > 3
+    assert (len(counted) > 3, len(learnt) >= 2) == (True, True)
 
 
 @pytest.mark.parametrize("phase", ["count", "learn"])

@@ -15,11 +15,12 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.metrics import Metrics, read
+from nanochat.metrics import Metrics
 from nanochat.pipeline import NUM_SPECIAL_TOKENS
 from nanochat.plain_encoder import SPLIT_PATTERN, PlainEncoder, _classes, split
 from nanochat.stage import Place
-from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer, islice_characters, shard_texts, train_tokenizer
+from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
+from nanochat.word_counts import COUNTS
 
 TEXTS = [path.read_text(encoding="utf-8") for path in sorted(Path(json.__file__).parent.rglob("*.py"))]
 TEXTS += [
@@ -165,84 +166,43 @@ def test_tokens_that_are_empty_or_twice_are_refused(tokenizer: Tokenizer, extra:
         Tokenizer((*tokenizer.tokens[:256], b"ab", extra))
 
 
-def corpus(directory: Path, shards: list[list[str]]) -> Place:
-    """The artifact of a download: part 0 is the validation shard."""
-    parts = []
+def counted(directory: Path, shards: list[list[str]]) -> Place:
+    """The artifacts of a download and of its word counts: part 0 is the validation shard."""
+    parts: dict[str, list[Path]] = {"download": [], "word_counts": []}
     for i, texts in enumerate(shards):
-        part = directory / f"part{i}"
-        part.mkdir(parents=True)
-        pq.write_table(pa.table({"text": texts}), part / "text.parquet", row_group_size=2)
-        stats = {"documents": len(texts), "characters": sum(map(len, texts)), "bytes": len("".join(texts).encode())}
-        (part / "stats.json").write_text(json.dumps(stats))
-        parts.append(part)
+        for stage, made in parts.items():
+            made.append(directory / stage / str(i))
+            made[-1].mkdir(parents=True)
+        pq.write_table(pa.table({"text": texts}), parts["download"][-1] / "text.parquet")
+        if i:
+            nanobpe.count(texts).save(parts["word_counts"][-1] / COUNTS)
     (directory / "out").mkdir()
-    return Place(
-        inputs={"download": directory},
-        input_parts={"download": tuple(parts)},
-        out=directory / "out",
-        work=directory,
-        metrics=Metrics(directory / "metrics.jsonl"),
-    )
+    return Place({}, {name: tuple(made) for name, made in parts.items()}, directory / "out", directory, Metrics(None))
 
 
-def knobs(**values: int) -> SimpleNamespace:
-    return SimpleNamespace(**{"vocab_size": 400, "max_chars": 10**9, "doc_cap": 10**6, "threads": 0} | values)
-
-
-def test_the_stage_learns_from_the_training_shards_within_its_budget(tmp_path: Path) -> None:
-    place = corpus(tmp_path, [["held out: zqzqzqzq"] * 9, TEXTS[:3], TEXTS[3:]])
-    numbers = train_tokenizer(knobs(max_chars=20_000, doc_cap=9_000, threads=2), place)
+def test_the_stage_learns_from_the_words_of_all_training_shards(tmp_path: Path) -> None:
+    place = counted(tmp_path, [["held out: zqzqzqzq"] * 9, TEXTS[:3], TEXTS[3:]])
+    numbers = train_tokenizer(SimpleNamespace(vocab_size=400), place)
     made = Tokenizer.from_file(place.out / "tokenizer.json")
-    budget = list(islice_characters(TEXTS, 20_000, 9_000))
-    assert made.tokens == tuple(nanobpe.train(budget, vocab_size=391).tokens)
-    assert sum(map(len, budget)) == numbers["characters"] == 20_000
+    assert made.tokens == tuple(nanobpe.train(TEXTS, vocab_size=391).tokens)
     held_out = len(made.encode("held out: zqzqzqzq"))
-    assert numbers["bytes_per_token"] == pytest.approx(18 / held_out)
-    assert (numbers["vocab_size"], made.vocab_size, numbers["distinct_words"]) == (400, 400, len(nanobpe.count(budget)))
-    reports = list(read(place.metrics.path))
-    assert [row["done"] for row in reports] == sorted(row["done"] for row in reports)
-    assert (reports[-1]["done"], reports[-1]["total"], reports[-1]["unit"]) == (20_000, 20_000, "characters")
-
-
-def test_the_stage_makes_the_same_file_whatever_the_threads(tmp_path: Path) -> None:
-    files = set()
-    for threads in (1, 2, 5):
-        place = corpus(tmp_path / str(threads), [["x"], TEXTS])
-        train_tokenizer(knobs(threads=threads), place)
-        files.add((place.out / "tokenizer.json").read_bytes())
-    assert len(files) == 1
+    assert numbers == {
+        "vocab_size": made.vocab_size,
+        "distinct_words": len(nanobpe.count(TEXTS)),
+        "bytes_counted": sum(len(text.encode()) for text in TEXTS),
+        "bytes_per_token": pytest.approx(18 / held_out),
+    }
+    assert made.vocab_size == 400
 
 
 @pytest.mark.parametrize(
     ("texts", "reason"), [(["ab"], "the corpus is too small, it gives 257 tokens"), ([""], "no text"), ([], "no text")]
 )
 def test_too_little_text_is_refused_and_leaves_nothing(tmp_path: Path, texts: list[str], reason: str) -> None:
-    place = corpus(tmp_path, [["x"], texts] if texts else [["x"]])
-    with pytest.raises(ValueError, match=f"tokenizer.vocab_size = 400 .*tokenizer.max_chars = 1000000000: .*{reason}"):
-        train_tokenizer(knobs(), place)
+    place = counted(tmp_path, [["x"], texts])
+    with pytest.raises(ValueError, match=f"tokenizer.vocab_size = 400 .*word_counts.max_chars.*{reason}"):
+        train_tokenizer(SimpleNamespace(vocab_size=400), place)
     assert list(place.out.iterdir()) == []
-
-
-def test_ctrl_c_ends_the_stage_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = corpus(tmp_path, [["x"], TEXTS])
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(place.metrics, "progress", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train_tokenizer(knobs(), place)
-    assert list(place.out.iterdir()) == []
-
-
-def test_budgets_cut_documents_and_corpus() -> None:
-    assert list(islice_characters(["abcdef", "gh", "ijkl", "m"], 8, 4)) == ["abcd", "gh", "ij"]
-    assert list(islice_characters(["ab"], 8, 4)) == ["ab"]
-
-
-def test_shards_are_read_in_order(tmp_path: Path) -> None:
-    place = corpus(tmp_path, [["a", "b", "c"], ["d", "e"]])
-    assert list(shard_texts(part / "text.parquet" for part in place.parts("download"))) == list("abcde")
 
 
 def test_the_file_is_the_format_that_is_documented(tokenizer: Tokenizer, tmp_path: Path) -> None:

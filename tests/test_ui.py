@@ -6,6 +6,8 @@ import subprocess
 import sys
 import urllib.request
 
+import pytest
+
 from flows import server, settings
 
 COMMAND = [sys.executable, "-m", "flows.cli", "ui"]  # what `.venv/bin/nanochat ui` is
@@ -16,7 +18,8 @@ def page(url):
         return answer.read().decode()
 
 
-def test_one_command_opens_both_pages(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_command_opens_both_pages_and_takes_mlflow_along(tmp_path, number, code):
     # port 0: another `nanochat ui` of this machine, or another run of this test, wants the usual one too
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     child = subprocess.Popen(
@@ -26,8 +29,10 @@ def test_one_command_opens_both_pages(tmp_path):
         addresses = dict(next(child.stdout).split() for _ in range(2))
         assert "<title>" in page(addresses["Prefect"])
         assert "MLflow" in page(addresses["MLflow"])
-        child.send_signal(signal.SIGINT)
-        assert child.wait(30) == 130
+        child.send_signal(number)
+        assert child.wait(30) == code
+        with pytest.raises(OSError, match="refused"):
+            page(addresses["MLflow"])
     finally:
         child.kill()
         child.wait()

@@ -9,14 +9,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use crate::counts::Counts;
-use crate::learn::Vocabulary;
+use crate::learn::{TieOrder, Vocabulary};
 use crate::py_errors::{NanobpeError, PatternError, VocabularySizeError, about_file, add_exceptions};
 use crate::py_texts::{Feed, PyTexts, arrow_texts, json_texts, last_cut_of, plain_texts};
 use crate::split::Splitter;
-use crate::tie_order::{TieOrder, learn_in_order};
 use crate::{Counter, GPT4_PATTERN};
 
-const VOCAB_SIZES: std::ops::RangeInclusive<i64> = 256..=1 << 31;
+const VOCAB_SIZES: std::ops::RangeInclusive<i64> = 256..=(1 << 31) - 1; // ids have 31 bits
 /// Between two looks for signals while learning; each may wait 5 ms for the interpreter lock.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -67,8 +66,14 @@ impl PyCounts {
     }
 
     #[staticmethod]
-    fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        py.detach(|| Counts::load(&path)).map(Self).map_err(|error| about_file(error, &path))
+    #[pyo3(signature = (path, *more))]
+    fn load(py: Python<'_>, path: PathBuf, more: Vec<PathBuf>) -> PyResult<Self> {
+        let paths = [vec![path], more].concat();
+        let refusal = |path: &PathBuf| Counts::load(path).err().map(|error| about_file(error, path));
+        py.detach(|| match Counts::load_all(&paths) {
+            Ok(sum) => Ok(Self(sum)),
+            Err(error) => Err(paths.iter().find_map(refusal).unwrap_or_else(|| error.into())),
+        })
     }
 }
 
@@ -89,8 +94,8 @@ impl PyVocabulary {
 
     fn ranks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let ranks = PyDict::new(py);
-        for (id, token) in self.0.tokens.iter().enumerate().rev() {
-            ranks.set_item(PyBytes::new(py, token), id)?; // of equal tokens, the first is the one that is used
+        for (id, token) in self.0.tokens.iter().enumerate() {
+            ranks.set_item(PyBytes::new(py, token), id)?;
         }
         Ok(ranks)
     }
@@ -213,7 +218,7 @@ fn learn<'py>(
         }
         Ok::<(), PyErr>(())
     };
-    let learnt = py.detach(|| learn_in_order(&counts.0, size, order, check))?;
+    let learnt = py.detach(|| crate::learn(&counts.0, size, order, check))?;
     report(learnt.tokens.len())?;
     Ok(PyVocabulary(learnt))
 }

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use crate::error::Error;
 
 create_exception!(nanobpe, NanobpeError, PyValueError, "What this package refuses.");
-create_exception!(nanobpe, VocabularySizeError, NanobpeError, "vocab_size is below 256 or beyond 2**31.");
+create_exception!(nanobpe, VocabularySizeError, NanobpeError, "vocab_size is below 256 or not below 2**31.");
 create_exception!(nanobpe, PatternError, NanobpeError, "The pattern is no regular expression, or gave up on a text.");
 create_exception!(nanobpe, EmptyCorpusError, NanobpeError, "There is no text.");
 create_exception!(nanobpe, CorpusTooSmallError, NanobpeError, "The text has fewer merges than vocab_size needs.");

@@ -1,7 +1,7 @@
 //! Saves a vocabulary as JSON and reads it back: tokens in base64, one a line, for a file that tools can compare.
 //!
 //! Promises that the file is whole or absent, and that what is read is a vocabulary: the 256 bytes first, every other
-//! token made of two before it. Does not cover integrity beyond that: whoever stores the file keeps its digest.
+//! token made of two before it, and no two equal. Does not cover integrity beyond that: whoever stores the file keeps its digest.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -62,11 +62,12 @@ fn check_tokens(tokens: &[Vec<u8>]) -> Result<(), Error> {
             Ok(byte) => token[..] == [byte],
             Err(_) => splits.into_iter().any(|at| known.contains(&token[..at]) && known.contains(&token[at..])),
         };
-        if !good {
-            return Err(Error::NotAVocabulary(format!("token {id} is not made of the tokens before it")));
+        if !good || !known.insert(&token[..]) {
+            return Err(Error::NotAVocabulary(format!(
+                "token {id} is not made of the tokens before it, or is one of them"
+            )));
         }
         longest = longest.max(token.len());
-        known.insert(&token[..]);
     }
     if tokens.len() < 256 {
         return Err(Error::NotAVocabulary(format!("it has {} tokens, fewer than bytes", tokens.len())));
@@ -84,7 +85,7 @@ mod tests {
         let with = |others: &[&[u8]]| [bytes.clone(), others.iter().map(|token| token.to_vec()).collect()].concat();
         assert!(check_tokens(&with(&[b"ab", b"abab", b"ababc", b"cababc"])).is_ok());
         let long = vec![b'a'; 1 << 20];
-        for bad in [&[&b""[..]][..], &[b"a"], &[b"abc"], &[b"ab", b"abcd"], &[&long]] {
+        for bad in [&[&b""[..]][..], &[b"ab", b"ab"], &[b"a"], &[b"abc"], &[b"ab", b"abcd"], &[&long]] {
             assert!(check_tokens(&with(bad)).is_err(), "{bad:?}");
         }
         assert!(check_tokens(&bytes[..255]).is_err());

@@ -30,7 +30,7 @@ class NanobpeError(ValueError):
     """What this package refuses; all of its exceptions derive from this."""
 
 class VocabularySizeError(NanobpeError):
-    """vocab_size is below 256, the number of single bytes, or beyond 2**31."""
+    """vocab_size is below 256, the number of single bytes, or not below 2**31."""
 
 class PatternError(NanobpeError):
     """The pattern is no regular expression, or the engine gave up on a text."""
@@ -77,8 +77,11 @@ class Counts:
     def save(self, path: str | PathLike[str]) -> None:
         """Writes a file that depends on the text alone; it is whole or absent. OSError names the file."""
     @staticmethod
-    def load(path: str | PathLike[str]) -> Counts:
-        """Reads what `save` wrote; CountsError for anything else, OSError if it cannot be read."""
+    def load(path: str | PathLike[str], *more: str | PathLike[str]) -> Counts:
+        """Reads what `save` wrote, and adds up several files with one of them in memory at a time.
+
+        CountsError for anything else or for different patterns, OSError if a file cannot be read.
+        """
 
 class Vocabulary:
     """What was learnt. Equal to another with the same tokens and pattern."""
@@ -88,9 +91,9 @@ class Vocabulary:
         """The pattern that cuts text into words."""
     @property
     def tokens(self) -> list[bytes]:
-        """The bytes of each token by id: the 256 single bytes, then the merges in order. A new list each time."""
+        """The bytes of each token by id, in a new list: the 256 single bytes, then the merges in order; all differ."""
     def ranks(self) -> dict[bytes, int]:
-        """The id of each token: `mergeable_ranks` for `tiktoken.Encoding`. Of equal tokens, the first."""
+        """The id of each token: `mergeable_ranks` for `tiktoken.Encoding`."""
     def __len__(self) -> int:
         """Number of tokens."""
     def __eq__(self, other: object) -> bool: ...
@@ -141,12 +144,12 @@ def count(
 def learn(
     counts: Counts, *, vocab_size: int, tie_order: TieOrder = "bytes", progress: Progress | None = None
 ) -> Vocabulary:
-    """Learns `vocab_size` tokens (256 to 2**31): always the most frequent pair next; of several, the smallest of ids.
+    """Learns `vocab_size` tokens (256 to 2**31 - 1): always the most frequent pair next; of several, the smallest of ids.
 
     While ties are broken, single bytes have their values for ids (`"bytes"`, as in rustbpe) or their places in the
     byte-level alphabet (`"byte_level"`, as in Hugging Face tokenizers); `tokens` has them by value in both.
 
-    `progress("learn", num_tokens)` is called about every percent and at the end; what it raises comes through.
+    `progress("learn", num_tokens)` is called at most every percent, many times a second, and at the end; what it raises comes through.
 
     Raises VocabularySizeError, EmptyCorpusError, CorpusTooSmallError, and CountsError for more than 4 GiB of words.
     """
