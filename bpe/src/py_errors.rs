@@ -1,5 +1,6 @@
 //! One Python exception per kind of error. Promises that all of them are `NanobpeError`s but for what the operating
-//! system refuses, which stays an `OSError` and names its file. Does not cover arguments of a wrong type: PyO3 refuses those.
+//! system refuses, which stays an `OSError` and names its file. Does not cover arguments of a wrong type: PyO3 refuses
+//! those.
 
 use std::path::Path;
 

@@ -144,12 +144,12 @@ def count(
 def learn(
     counts: Counts, *, vocab_size: int, tie_order: TieOrder = "bytes", progress: Progress | None = None
 ) -> Vocabulary:
-    """Learns `vocab_size` tokens (256 to 2**31 - 1): always the most frequent pair next; of several, the smallest of ids.
+    """Learns `vocab_size` tokens, 256 to 2**31 - 1: always the most frequent pair next; of several, the smallest ids.
 
     While ties are broken, single bytes have their values for ids (`"bytes"`, as in rustbpe) or their places in the
     byte-level alphabet (`"byte_level"`, as in Hugging Face tokenizers); `tokens` has them by value in both.
 
-    `progress("learn", num_tokens)` is called at most every percent, many times a second, and at the end; what it raises comes through.
+    `progress("learn", num_tokens)` is called at the end and before at most every percent; what it raises comes through.
 
     Raises VocabularySizeError, EmptyCorpusError, CorpusTooSmallError, and CountsError for more than 4 GiB of words.
     """
