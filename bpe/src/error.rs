@@ -36,6 +36,15 @@ pub enum Error {
     Malformed(String),
     /// More text or more distinct words than the integers in use can hold.
     TooLarge(String),
+    /// A text that is not UTF-8, or a line that holds none.
+    Text {
+        /// Which text, row or line.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file that is not what `Vocabulary::save` writes.
+    NotAVocabulary(String),
     /// The operating system refused a file or a thread.
     Io(std::io::Error),
 }
@@ -61,6 +70,8 @@ impl fmt::Display for Error {
                 write!(f, "counts made with different patterns cannot be added: {left:?} and {right:?}")
             }
             Self::Malformed(reason) => write!(f, "not a file of word counts: {reason}"),
+            Self::Text { place, reason } => write!(f, "{place}: {reason}"),
+            Self::NotAVocabulary(reason) => write!(f, "not a file of a vocabulary: {reason}"),
             Self::TooLarge(reason) => write!(f, "{reason}"),
             Self::Io(error) => write!(f, "{error}"),
         }

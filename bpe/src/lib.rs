@@ -4,25 +4,34 @@
 //! values), so the result depends on the text alone, never on threads or on the order of documents; 64-bit counts;
 //! no text is dropped; no `unsafe`. Does not cover encoding: any encoder that merges by rank gives the same tokens.
 //!
-//! Only `py.rs` knows Python; everything else builds and tests without it.
+//! Only `py*.rs` know Python; everything else builds and tests without it.
 
 mod blocks;
 mod classes;
 mod count;
 mod counts;
+mod cuts;
 mod error;
 mod key;
 mod learn;
 #[cfg(feature = "python")]
 mod py;
+#[cfg(feature = "python")]
+mod py_errors;
+#[cfg(feature = "python")]
+mod py_texts;
 mod scan;
 mod split;
+mod texts;
+mod vocabulary;
 mod word_list;
 mod words;
 
 pub use count::Counter;
 pub use counts::Counts;
+pub use cuts::{PART_BYTES, documents, last_cut, parts};
 pub use error::Error;
 pub use learn::{TieOrder, Vocabulary, learn};
 pub use split::{CL100K_PATTERN, GPT2_PATTERN, GPT4_PATTERN, O200K_PATTERN, Splitter};
+pub use texts::{Place, Texts};
 pub use words::Dropped;

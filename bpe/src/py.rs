@@ -1,42 +1,23 @@
-//! The one file that knows Python: takes texts from any iterable, releases the interpreter lock while it works, looks
-//! for Ctrl-C between batches and merges, and turns each error into one typed exception. Does not cover anything else.
+//! The face towards Python: counting and learning with the interpreter lock released, and looks for Ctrl-C in between.
+//! With `py_texts.rs` and `py_errors.rs` all that knows Python. Does not cover reading files: `_files.py` does.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use pyo3::create_exception;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use crate::counts::Counts;
-use crate::error::Error;
 use crate::learn::{TieOrder, Vocabulary};
+use crate::py_errors::{NanobpeError, PatternError, VocabularySizeError, about_file, add_exceptions};
+use crate::py_texts::{Feed, PyTexts, arrow_texts, json_texts, last_cut_of, plain_texts};
+use crate::split::Splitter;
 use crate::{Counter, GPT4_PATTERN};
 
-const BATCH_BYTES: usize = 16 << 20;
-const BATCH_TEXTS: usize = 1 << 16;
-
-create_exception!(nanobpe, NanobpeError, PyValueError, "What this package refuses.");
-create_exception!(nanobpe, VocabularySizeError, NanobpeError, "vocab_size is below 256, the number of single bytes.");
-create_exception!(nanobpe, PatternError, NanobpeError, "The pattern is no regular expression, or gave up on a text.");
-create_exception!(nanobpe, EmptyCorpusError, NanobpeError, "There is no text.");
-create_exception!(nanobpe, CorpusTooSmallError, NanobpeError, "The text has fewer merges than vocab_size needs.");
-create_exception!(nanobpe, CountsError, NanobpeError, "Word counts that cannot be read or added.");
-
-impl From<Error> for PyErr {
-    fn from(error: Error) -> Self {
-        let message = error.to_string();
-        match error {
-            Error::VocabSize(_) => VocabularySizeError::new_err(message),
-            Error::Threads(_) | Error::MaxWords(_) => NanobpeError::new_err(message),
-            Error::Pattern { .. } => PatternError::new_err(message),
-            Error::EmptyCorpus => EmptyCorpusError::new_err(message),
-            Error::CorpusTooSmall { .. } => CorpusTooSmallError::new_err(message),
-            Error::PatternsDiffer(..) | Error::Malformed(_) | Error::TooLarge(_) => CountsError::new_err(message),
-            Error::Io(error) => error.into(),
-        }
-    }
-}
+const VOCAB_SIZES: std::ops::RangeInclusive<i64> = 256..=(1 << 31) - 1; // ids have 31 bits
+/// Between two looks for signals while learning; each may wait 5 ms for the interpreter lock.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 #[pyclass(name = "Counts", module = "nanobpe", frozen)]
 struct PyCounts(Counts);
@@ -51,6 +32,16 @@ impl PyCounts {
     #[getter]
     fn total_bytes(&self) -> u64 {
         self.0.total_bytes()
+    }
+
+    #[getter]
+    fn dropped_words(&self) -> u64 {
+        self.0.dropped().words
+    }
+
+    #[getter]
+    fn dropped_occurrences(&self) -> u64 {
+        self.0.dropped().occurrences
     }
 
     fn __len__(&self) -> usize {
@@ -71,12 +62,18 @@ impl PyCounts {
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        Ok(py.detach(|| self.0.save(&path))?)
+        py.detach(|| self.0.save(&path)).map_err(|error| about_file(error, &path))
     }
 
     #[staticmethod]
-    fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        Ok(Self(py.detach(|| Counts::load(&path))?))
+    #[pyo3(signature = (path, *more))]
+    fn load(py: Python<'_>, path: PathBuf, more: Vec<PathBuf>) -> PyResult<Self> {
+        let paths = [vec![path], more].concat();
+        let refusal = |path: &PathBuf| Counts::load(path).err().map(|error| about_file(error, path));
+        py.detach(|| match Counts::load_all(&paths) {
+            Ok(sum) => Ok(Self(sum)),
+            Err(error) => Err(paths.iter().find_map(refusal).unwrap_or_else(|| error.into())),
+        })
     }
 }
 
@@ -95,68 +92,170 @@ impl PyVocabulary {
         PyList::new(py, self.0.tokens.iter().map(|token| PyBytes::new(py, token)))
     }
 
+    fn ranks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let ranks = PyDict::new(py);
+        for (id, token) in self.0.tokens.iter().enumerate() {
+            ranks.set_item(PyBytes::new(py, token), id)?;
+        }
+        Ok(ranks)
+    }
+
     fn __len__(&self) -> usize {
         self.0.tokens.len()
+    }
+
+    fn __eq__(&self, other: &Self) -> bool {
+        self.0.pattern == other.0.pattern && self.0.tokens == other.0.tokens
     }
 
     fn __repr__(&self) -> String {
         format!("<nanobpe.Vocabulary of {} tokens>", self.0.tokens.len())
     }
+
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        py.detach(|| self.0.save(&path)).map_err(|error| about_file(error, &path))
+    }
+
+    #[staticmethod]
+    fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        py.detach(|| Vocabulary::load(&path)).map(Self).map_err(|error| about_file(error, &path))
+    }
 }
 
-/// Hands the texts to `counter` batch by batch, with the lock released while a batch is counted.
-fn feed(counter: &mut Counter, texts: &Bound<'_, PyAny>) -> PyResult<()> {
-    let py = texts.py();
-    if texts.is_instance_of::<PyString>() {
-        return Err(PyTypeError::new_err("texts must be an iterable of str, not one str: put it in a list"));
+/// The number that the knob `name` is set to; `refusal` makes the exception for one that has no place in 64 bits.
+fn whole(name: &str, value: &Bound<'_, PyAny>, refusal: impl FnOnce(String) -> PyErr) -> PyResult<i64> {
+    value.extract().map_err(|error: PyErr| match error.is_instance_of::<PyOverflowError>(value.py()) {
+        true => refusal(value.to_string()),
+        false => PyTypeError::new_err(format!("{name} must be an int, not {}", value.get_type())),
+    })
+}
+
+fn vocab_size_of(value: &Bound<'_, PyAny>) -> PyResult<i64> {
+    let refusal = |value: String| {
+        let (least, most) = VOCAB_SIZES.into_inner();
+        let message = format!("vocab_size={value}: the 256 single bytes are always in; ask for at least {least}");
+        VocabularySizeError::new_err(format!("{message} and at most {most}"))
+    };
+    let size = whole("vocab_size", value, refusal)?;
+    if VOCAB_SIZES.contains(&size) { Ok(size) } else { Err(refusal(size.to_string())) }
+}
+
+/// The value of a knob that may be `None`; the core refuses the numbers that it does not take.
+fn knob(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<i64>> {
+    let refusal =
+        |value: String| NanobpeError::new_err(format!("{name}={value}: out of range; give None for no limit"));
+    value.map(|value| whole(name, value, refusal)).transpose()
+}
+
+fn tie_order_of(name: &str) -> PyResult<TieOrder> {
+    match name {
+        "bytes" => Ok(TieOrder::Bytes),
+        "byte_level" => Ok(TieOrder::ByteLevel),
+        name => Err(NanobpeError::new_err(format!("tie_order={name:?}: give \"bytes\" or \"byte_level\""))),
     }
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    for text in texts.try_iter()? {
-        let text = text?.cast_into::<PyString>()?;
-        bytes += text.to_str()?.len();
-        batch.push(text);
-        if bytes >= BATCH_BYTES || batch.len() >= BATCH_TEXTS {
-            flush(py, counter, &mut batch)?;
-            bytes = 0;
+}
+
+/// `progress` if it can be called, `None` if it is.
+fn progress_of<'py>(progress: Option<Bound<'py, PyAny>>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    match progress {
+        Some(progress) if !progress.is_callable() => {
+            let kind = progress.get_type().name()?;
+            Err(PyTypeError::new_err(format!("progress must be a callable or None, not {kind}")))
         }
+        progress => Ok(progress),
     }
-    flush(py, counter, &mut batch)
 }
 
-fn flush(py: Python<'_>, counter: &mut Counter, batch: &mut Vec<Bound<'_, PyString>>) -> PyResult<()> {
-    let texts = batch.iter().map(|text| text.to_str()).collect::<PyResult<Vec<&str>>>()?;
-    py.detach(|| counter.add(&texts))?;
-    batch.clear();
-    py.check_signals()
+fn pattern_of<'a>(pattern: Option<&'a Bound<'_, PyString>>) -> PyResult<&'a str> {
+    let Some(pattern) = pattern else { return Ok(GPT4_PATTERN) };
+    pattern.to_str().map_err(|error| PatternError::new_err(format!("pattern: {error}")))
 }
 
 #[pyfunction]
-#[pyo3(signature = (texts, *, pattern = GPT4_PATTERN, threads = None))]
-fn count(texts: &Bound<'_, PyAny>, pattern: &str, threads: Option<i64>) -> PyResult<PyCounts> {
-    let mut counter = Counter::new(pattern, threads, None)?;
-    feed(&mut counter, texts)?;
+#[pyo3(signature = (texts, *, pattern = None, threads = None, max_words = None, progress = None))]
+fn count<'py>(
+    texts: &Bound<'py, PyAny>,
+    pattern: Option<&Bound<'py, PyString>>,
+    threads: Option<&Bound<'py, PyAny>>,
+    max_words: Option<&Bound<'py, PyAny>>,
+    progress: Option<Bound<'py, PyAny>>,
+) -> PyResult<PyCounts> {
+    let pattern = pattern_of(pattern)?;
+    let counter = Counter::new(pattern, knob("threads", threads)?, knob("max_words", max_words)?)?;
+    let cuttable = !matches!(Splitter::new(pattern)?, Splitter::Regex(_));
+    let mut feed = Feed::new(counter, cuttable, progress_of(progress)?);
+    feed.take_all(texts)?;
+    let counter = feed.counter;
     Ok(PyCounts(texts.py().detach(|| counter.finish())?))
 }
 
 #[pyfunction]
-#[pyo3(signature = (counts, *, vocab_size))]
-fn learn(py: Python<'_>, counts: &PyCounts, vocab_size: i64) -> PyResult<PyVocabulary> {
-    let check = |_| Python::attach(|py| py.check_signals());
-    Ok(PyVocabulary(py.detach(|| crate::learn(&counts.0, vocab_size, TieOrder::Bytes, check))?))
+#[pyo3(signature = (counts, *, vocab_size, tie_order = "bytes", progress = None))]
+fn learn<'py>(
+    py: Python<'py>,
+    counts: &PyCounts,
+    vocab_size: &Bound<'py, PyAny>,
+    tie_order: &str,
+    progress: Option<Bound<'py, PyAny>>,
+) -> PyResult<PyVocabulary> {
+    let size = vocab_size_of(vocab_size)?;
+    let order = tie_order_of(tie_order)?;
+    let progress = progress_of(progress)?.map(Bound::unbind);
+    let report = |tokens: usize| match &progress {
+        Some(progress) => Python::attach(|py| progress.call1(py, ("learn", tokens)).map(drop)),
+        None => Ok(()),
+    };
+    let step = (size / 100) as usize;
+    let (mut next_report, mut looked) = (256 + step, Instant::now());
+    let check = |tokens: usize| {
+        if looked.elapsed() > PATIENCE {
+            looked = Instant::now();
+            Python::attach(|py| py.check_signals())?;
+        }
+        if tokens >= next_report {
+            next_report = tokens + step;
+            report(tokens)?;
+        }
+        Ok::<(), PyErr>(())
+    };
+    let learnt = py.detach(|| crate::learn(&counts.0, size, order, check))?;
+    report(learnt.tokens.len())?;
+    Ok(PyVocabulary(learnt))
+}
+
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+#[pyo3(signature = (
+    texts, *, vocab_size, pattern = None, threads = None, max_words = None, tie_order = "bytes", progress = None
+))]
+fn train<'py>(
+    texts: &Bound<'py, PyAny>,
+    vocab_size: &Bound<'py, PyAny>,
+    pattern: Option<&Bound<'py, PyString>>,
+    threads: Option<&Bound<'py, PyAny>>,
+    max_words: Option<&Bound<'py, PyAny>>,
+    tie_order: &str,
+    progress: Option<Bound<'py, PyAny>>,
+) -> PyResult<PyVocabulary> {
+    // Refused before any text is read.
+    vocab_size_of(vocab_size)?;
+    tie_order_of(tie_order)?;
+    let counts = count(texts, pattern, threads, max_words, progress.clone())?;
+    learn(texts.py(), &counts, vocab_size, tie_order, progress)
 }
 
 #[pymodule]
 fn _nanobpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let py = module.py();
     module.add("GPT4_PATTERN", GPT4_PATTERN)?;
-    module.add("NanobpeError", py.get_type::<NanobpeError>())?;
-    module.add("VocabularySizeError", py.get_type::<VocabularySizeError>())?;
-    module.add("PatternError", py.get_type::<PatternError>())?;
-    module.add("EmptyCorpusError", py.get_type::<EmptyCorpusError>())?;
-    module.add("CorpusTooSmallError", py.get_type::<CorpusTooSmallError>())?;
-    module.add("CountsError", py.get_type::<CountsError>())?;
+    add_exceptions(module)?;
     module.add_class::<PyCounts>()?;
     module.add_class::<PyVocabulary>()?;
+    module.add_class::<PyTexts>()?;
     module.add_function(wrap_pyfunction!(count, module)?)?;
-    module.add_function(wrap_pyfunction!(learn, module)?)
+    module.add_function(wrap_pyfunction!(learn, module)?)?;
+    module.add_function(wrap_pyfunction!(train, module)?)?;
+    module.add_function(wrap_pyfunction!(arrow_texts, module)?)?;
+    module.add_function(wrap_pyfunction!(json_texts, module)?)?;
+    module.add_function(wrap_pyfunction!(plain_texts, module)?)?;
+    module.add_function(wrap_pyfunction!(last_cut_of, module)?)
 }

@@ -1,23 +1,26 @@
 """Trains byte-level BPE vocabularies: counts the words of a corpus in parallel, then learns exact greedy merges.
 
-The work is done in Rust; this file only says `train` in terms of `count` and `learn`. It does not encode text: hand
-`tokens` to tiktoken, or to any encoder that merges by rank.
+The work is done in Rust; here are the names. `help(nanobpe.train)` is the place to start.
 """
 
-from collections.abc import Iterable
-
+from nanobpe._files import read
 from nanobpe._nanobpe import (
     GPT4_PATTERN,
     CorpusTooSmallError,
     Counts,
     CountsError,
     EmptyCorpusError,
+    FileFormatError,
     NanobpeError,
     PatternError,
+    TextError,
+    Texts,
     Vocabulary,
+    VocabularyError,
     VocabularySizeError,
     count,
     learn,
+    train,
 )
 
 __all__ = [
@@ -26,20 +29,16 @@ __all__ = [
     "Counts",
     "CountsError",
     "EmptyCorpusError",
+    "FileFormatError",
     "NanobpeError",
     "PatternError",
+    "TextError",
+    "Texts",
     "Vocabulary",
+    "VocabularyError",
     "VocabularySizeError",
     "count",
     "learn",
+    "read",
     "train",
 ]
-
-
-def train(
-    texts: Iterable[str], *, vocab_size: int, pattern: str = GPT4_PATTERN, threads: int | None = None
-) -> Vocabulary:
-    """`learn` from the `count` of the texts; a vocabulary below 256 is refused before any text is read."""
-    if vocab_size < 256:
-        raise VocabularySizeError(f"vocab_size={vocab_size}: the 256 single bytes are always in; ask for at least 256")
-    return learn(count(texts, pattern=pattern, threads=threads), vocab_size=vocab_size)

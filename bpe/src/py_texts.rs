@@ -1,0 +1,313 @@
+//! Takes texts from whatever Python hands over and gives them to a counter batch by batch: `str`, UTF-8 `bytes`, Arrow
+//! arrays of strings through their buffers, and blocks of many texts.
+//!
+//! Promises that a text is let go once its batch is counted, that the interpreter lock is released while a batch is
+//! counted, and that batches are small enough for Ctrl-C to be seen within a second (but for a single text that a regex
+//! splits: that is one batch). Does not cover reading files.
+
+use std::time::{Duration, Instant};
+
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyMemoryView, PySlice, PyString};
+
+use crate::Counter;
+use crate::cuts::{PART_BYTES, last_cut, parts};
+use crate::texts::{Place, Texts};
+
+const LEAST_BATCH_BYTES: usize = 64 << 10;
+const FIRST_BATCH_BYTES: usize = 1 << 20;
+const MOST_BATCH_BYTES: usize = 16 << 20;
+const MOST_BATCH_ITEMS: usize = 1 << 16;
+const SHORT: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_millis(400);
+
+#[pyclass(name = "Texts", module = "nanobpe", frozen)]
+pub struct PyTexts(Texts);
+
+#[pymethods]
+impl PyTexts {
+    #[getter]
+    fn num_bytes(&self) -> usize {
+        self.0.num_bytes()
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<nanobpe.Texts: {} in {} bytes>", self.0.len(), self.0.num_bytes())
+    }
+
+    fn to_list<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let texts: Vec<&str> = self.0.iter().collect();
+        PyList::new(py, texts)
+    }
+}
+
+/// What keeps texts alive until they are counted. Text that is not ASCII is encoded into bytes of our own, for Python
+/// would keep its UTF-8 as long as the `str`.
+enum Source<'py> {
+    Ascii(Bound<'py, PyString>),
+    Bytes(Bound<'py, PyBytes>, u64), // and the number of the text
+    Many(Bound<'py, PyTexts>),
+}
+
+/// Texts on their way into a counter.
+pub struct Feed<'py> {
+    pub counter: Counter,
+    /// Whether long texts may be cut into parts: the pattern is of the GPT family.
+    pub cuttable: bool,
+    pub progress: Option<Bound<'py, PyAny>>,
+    waiting: Vec<Source<'py>>,
+    waiting_bytes: usize,
+    num_texts: u64, // taken so far
+    num_bytes: u64, // counted so far
+    batch_bytes: usize,
+}
+
+impl<'py> Feed<'py> {
+    pub fn new(counter: Counter, cuttable: bool, progress: Option<Bound<'py, PyAny>>) -> Self {
+        let (waiting, waiting_bytes, batch_bytes) = (Vec::new(), 0, FIRST_BATCH_BYTES);
+        Self { counter, cuttable, progress, waiting, waiting_bytes, num_texts: 0, num_bytes: 0, batch_bytes }
+    }
+
+    /// Counts all of `texts`: an iterable, or one block of many.
+    pub fn take_all(&mut self, texts: &Bound<'py, PyAny>) -> PyResult<()> {
+        if texts.is_instance_of::<PyString>() || texts.is_instance_of::<PyBytes>() {
+            let kind = texts.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("texts must be an iterable, not one {kind}: put it in a list")));
+        }
+        if texts.is_instance_of::<PyTexts>() || is_arrow(texts)? {
+            self.take(texts)?;
+        } else {
+            for item in texts.try_iter()? {
+                self.take(&item?)?;
+            }
+        }
+        self.flush(texts.py())
+    }
+
+    fn take(&mut self, item: &Bound<'py, PyAny>) -> PyResult<()> {
+        let py = item.py();
+        let place = Place { kind: "text", first: self.num_texts };
+        if let Ok(text) = item.cast::<PyString>() {
+            if text.call_method0(intern!(py, "isascii"))?.is_truthy()? {
+                let bytes = text.to_str()?.len();
+                return self.push(py, Source::Ascii(text.clone()), 1, bytes);
+            }
+            let bytes = text.encode_utf8().map_err(|error| place.error(0, error.value(py)))?;
+            let length = bytes.as_bytes().len();
+            return self.push(py, Source::Bytes(bytes, self.num_texts), 1, length);
+        }
+        if let Ok(bytes) = item.cast::<PyBytes>() {
+            return self.push(py, Source::Bytes(bytes.clone(), self.num_texts), 1, bytes.as_bytes().len());
+        }
+        if let Ok(texts) = item.cast::<PyTexts>() {
+            let (number, bytes) = (texts.get().0.len() as u64, texts.get().0.num_bytes());
+            return self.push(py, Source::Many(texts.clone()), number, bytes);
+        }
+        if !is_arrow(item)? {
+            let (number, kind) = (self.num_texts, item.get_type().name()?);
+            let message = format!("text {number} is of type {kind}: give str, UTF-8 bytes, or Arrow arrays of strings");
+            return Err(PyTypeError::new_err(message));
+        }
+        if item.hasattr(intern!(py, "chunks"))? {
+            return item.getattr(intern!(py, "chunks"))?.try_iter()?.try_for_each(|chunk| self.take(&chunk?));
+        }
+        let array = ArrowStrings::new(item)?;
+        let mut rows = 0;
+        while rows < array.len() {
+            let end = array.end_of_batch(rows);
+            let place = Place { kind: "text", first: self.num_texts };
+            let texts = array.texts(py, rows, end, place)?;
+            let bytes = texts.num_bytes();
+            self.push(py, Source::Many(Bound::new(py, PyTexts(texts))?), (end - rows) as u64, bytes)?;
+            rows = end;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, py: Python<'py>, source: Source<'py>, texts: u64, bytes: usize) -> PyResult<()> {
+        self.waiting.push(source);
+        self.num_texts += texts;
+        self.waiting_bytes += bytes;
+        if self.waiting_bytes >= self.batch_bytes || self.waiting.len() >= MOST_BATCH_ITEMS {
+            return self.flush(py);
+        }
+        Ok(())
+    }
+
+    /// Counts all that waits.
+    fn flush(&mut self, py: Python<'py>) -> PyResult<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        let mut texts = Vec::with_capacity(waiting.len());
+        for source in &waiting {
+            match source {
+                Source::Ascii(text) => texts.push(text.to_str()?),
+                Source::Bytes(bytes, number) => {
+                    texts.push(Place { kind: "text", first: *number }.text(0, bytes.as_bytes())?);
+                }
+                Source::Many(many) => texts.extend(many.get().0.iter()),
+            }
+        }
+        if self.cuttable {
+            texts = texts.into_iter().flat_map(|text| parts(text, PART_BYTES)).collect();
+        }
+        let mut rest = &texts[..];
+        while let Some(first) = rest.first() {
+            let (mut number, mut bytes) = (1, first.len());
+            while number < rest.len() && bytes + rest[number].len() <= self.batch_bytes {
+                bytes += rest[number].len();
+                number += 1;
+            }
+            let batch;
+            (batch, rest) = rest.split_at(number);
+            self.count(py, batch, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, py: Python<'py>, batch: &[&str], bytes: usize) -> PyResult<()> {
+        let started = Instant::now();
+        py.detach(|| self.counter.add(batch))?;
+        match started.elapsed() {
+            took if took < SHORT => self.batch_bytes = (self.batch_bytes * 2).min(MOST_BATCH_BYTES),
+            took if took > LONG => self.batch_bytes = (self.batch_bytes / 2).max(LEAST_BATCH_BYTES),
+            _ => {}
+        }
+        py.check_signals()?;
+        self.num_bytes += bytes as u64;
+        if let Some(progress) = &self.progress {
+            progress.call1((intern!(py, "count"), self.num_bytes))?;
+        }
+        Ok(())
+    }
+}
+
+fn is_arrow(item: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = item.py();
+    Ok(item.hasattr(intern!(py, "type"))?
+        && (item.hasattr(intern!(py, "buffers"))? || item.hasattr(intern!(py, "chunks"))?))
+}
+
+/// An Arrow array of strings, known by its buffers: which rows are there (a bit each), where each starts, the bytes.
+struct ArrowStrings<'py> {
+    validity: Option<Vec<u8>>,
+    first_bit: usize,
+    bounds: Vec<usize>,
+    data: Option<Bound<'py, PyAny>>,
+}
+
+impl<'py> ArrowStrings<'py> {
+    fn new(array: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let kind = array.getattr("type")?.str()?;
+        let width = match kind.to_str()? {
+            "string" | "binary" => 4,
+            "large_string" | "large_binary" => 8,
+            kind => {
+                let message = format!("an Arrow array of {kind} is none of strings: cast it to pyarrow.large_string()");
+                return Err(PyTypeError::new_err(message));
+            }
+        };
+        let (offset, length): (usize, usize) = (array.getattr("offset")?.extract()?, array.len()?);
+        let buffers: Vec<Option<Bound<'py, PyAny>>> = array.call_method0("buffers")?.extract()?;
+        let [validity, offsets, data] = <[_; 3]>::try_from(buffers).map_err(|_| bad_buffers())?;
+        let (first_bit, first_byte) = (offset % 8, offset / 8);
+        let validity = match validity {
+            Some(bits) => Some(copy(Some(&bits), first_byte, first_byte + (first_bit + length).div_ceil(8))?),
+            None => None,
+        };
+        let offsets = match length {
+            0 => vec![0; width],
+            _ => copy(offsets.as_ref(), offset * width, (offset + length + 1) * width)?,
+        };
+        let bound = |bytes: &[u8]| match <[u8; 4]>::try_from(bytes) {
+            Ok(bytes) => usize::try_from(i32::from_ne_bytes(bytes)),
+            Err(_) => usize::try_from(i64::from_ne_bytes(bytes.try_into().expect("4 or 8 bytes"))),
+        };
+        let bounds: Result<Vec<usize>, _> = offsets.chunks_exact(width).map(bound).collect();
+        Ok(Self { validity, first_bit, bounds: bounds.map_err(|_| bad_buffers())?, data })
+    }
+
+    fn len(&self) -> usize {
+        self.bounds.len() - 1
+    }
+
+    /// Where a batch ends that starts at row `start`: one row, or as many as are not too long together.
+    fn end_of_batch(&self, start: usize) -> usize {
+        let most = self.bounds[start].saturating_add(MOST_BATCH_BYTES);
+        let later = self.bounds[start + 2..].iter().take(MOST_BATCH_ITEMS);
+        start + 1 + later.take_while(|&&bound| bound <= most).count()
+    }
+
+    /// The texts from row `start` to row `end`, by one copy of their bytes.
+    fn texts(&self, py: Python<'py>, start: usize, end: usize, place: Place<'_>) -> PyResult<Texts> {
+        let bounds = &self.bounds[start..=end];
+        let first = bounds[0];
+        let data = copy(self.data.as_ref(), first, bounds[end - start].max(first))?;
+        let bounds: Vec<usize> = bounds.iter().map(|&bound| bound.wrapping_sub(first)).collect();
+        let first_bit = self.first_bit + start;
+        let is_null = self
+            .validity
+            .as_deref()
+            .map(|bits| move |row: usize| bits[(first_bit + row) / 8] >> ((first_bit + row) % 8) & 1 == 0);
+        let is_null = is_null.filter(|is_null| (0..end - start).any(is_null));
+        Ok(py.detach(|| Texts::from_arrow(data, &bounds, is_null, place))?)
+    }
+}
+
+fn bad_buffers() -> PyErr {
+    PyTypeError::new_err("the buffers of an Arrow array are not those of its type")
+}
+
+/// The bytes of an Arrow buffer from `start` to `end`.
+fn copy(buffer: Option<&Bound<'_, PyAny>>, start: usize, end: usize) -> PyResult<Vec<u8>> {
+    if start == end {
+        return Ok(Vec::new());
+    }
+    let buffer = buffer.ok_or_else(bad_buffers)?;
+    let (py, view) = (buffer.py(), PyMemoryView::from(buffer)?);
+    let slice = PySlice::new(py, isize::try_from(start)?, isize::try_from(end)?, 1);
+    let part = view.call_method1("cast", ("B",))?.get_item(slice)?;
+    let bytes = PyBuffer::<u8>::get(&part)?.to_vec(py)?;
+    if bytes.len() == end - start { Ok(bytes) } else { Err(bad_buffers()) }
+}
+
+/// Many texts from an Arrow array; an error names the row of `path`, of which this array starts with row `first_row`.
+#[pyfunction]
+pub fn arrow_texts<'py>(py: Python<'py>, array: &Bound<'py, PyAny>, path: &str, first_row: u64) -> PyResult<PyTexts> {
+    let array = ArrowStrings::new(array)?;
+    let place = Place { kind: &format!("{path}, row"), first: first_row };
+    array.texts(py, 0, array.len(), place).map(PyTexts)
+}
+
+/// Many texts from lines of JSON, and how many lines those were.
+#[pyfunction]
+pub fn json_texts(
+    py: Python<'_>,
+    lines: &[u8],
+    column: &str,
+    path: &str,
+    first_line: u64,
+) -> PyResult<(PyTexts, usize)> {
+    let place = Place { kind: &format!("{path}, line"), first: first_line };
+    let (texts, number) = py.detach(|| Texts::from_json_lines(lines, column, place))?;
+    Ok((PyTexts(texts), number))
+}
+
+/// Many texts from a part of a text file that starts at byte `start`.
+#[pyfunction]
+pub fn plain_texts(py: Python<'_>, block: &[u8], path: &str, start: u64) -> PyResult<PyTexts> {
+    Ok(PyTexts(py.detach(|| Texts::from_plain_text(block.to_vec(), path, start))?))
+}
+
+/// Where a part of a text file may best be cut; 0 if nowhere.
+#[pyfunction(name = "last_cut")]
+pub fn last_cut_of(block: &[u8]) -> usize {
+    last_cut(block)
+}
