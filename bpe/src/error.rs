@@ -36,6 +36,8 @@ pub enum Error {
     Malformed(String),
     /// More text or more distinct words than the integers in use can hold.
     TooLarge(String),
+    /// Tokens that cannot encode every text, or not in one way.
+    Tokens(String),
     /// The operating system refused a file or a thread.
     Io(std::io::Error),
 }
@@ -62,6 +64,7 @@ impl fmt::Display for Error {
             }
             Self::Malformed(reason) => write!(f, "not a file of word counts: {reason}"),
             Self::TooLarge(reason) => write!(f, "{reason}"),
+            Self::Tokens(reason) => write!(f, "tokens: {reason}"),
             Self::Io(error) => write!(f, "{error}"),
         }
     }

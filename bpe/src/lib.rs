@@ -9,6 +9,7 @@
 mod blocks;
 mod count;
 mod counts;
+mod encode;
 mod error;
 mod learn;
 #[cfg(feature = "python")]
@@ -20,6 +21,7 @@ mod words;
 
 pub use count::Counter;
 pub use counts::Counts;
+pub use encode::{Encoded, Encoder};
 pub use error::Error;
 pub use learn::{Vocabulary, learn};
 pub use split::{GPT4_PATTERN, Splitter};

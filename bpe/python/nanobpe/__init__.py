@@ -1,7 +1,7 @@
-"""Trains byte-level BPE vocabularies: counts the words of a corpus in parallel, then learns exact greedy merges.
+"""Trains byte-level BPE vocabularies, by exact greedy merges of the words of a corpus, and encodes text with them.
 
-The work is done in Rust; this file only says `train` in terms of `count` and `learn`. It does not encode text: hand
-`tokens` to tiktoken, or to any encoder that merges by rank.
+The work is done in Rust; this file only says `train` in terms of `count` and `learn`. `Encoder` turns text into ids, the
+same as tiktoken's; it knows no special tokens and does not decode.
 """
 
 from collections.abc import Iterable
@@ -12,8 +12,10 @@ from nanobpe._nanobpe import (
     Counts,
     CountsError,
     EmptyCorpusError,
+    Encoder,
     NanobpeError,
     PatternError,
+    TokensError,
     Vocabulary,
     VocabularySizeError,
     count,
@@ -26,8 +28,10 @@ __all__ = [
     "Counts",
     "CountsError",
     "EmptyCorpusError",
+    "Encoder",
     "NanobpeError",
     "PatternError",
+    "TokensError",
     "Vocabulary",
     "VocabularySizeError",
     "count",

@@ -1,6 +1,9 @@
 from collections.abc import Iterable
 from os import PathLike
 
+import numpy as np
+import numpy.typing as npt
+
 GPT4_PATTERN: str
 """The pattern of GPT-4 (tiktoken's cl100k_base, of 2023), but with digit groups of at most 2."""
 
@@ -21,6 +24,9 @@ class CorpusTooSmallError(NanobpeError):
 
 class CountsError(NanobpeError):
     """Word counts that cannot be read, added or held."""
+
+class TokensError(NanobpeError):
+    """Tokens that cannot encode every text, or not in one way: empty, equal, or without some single byte."""
 
 class Counts:
     """The distinct words of a text, each with its number of occurrences."""
@@ -54,6 +60,31 @@ class Vocabulary:
         """The bytes of each token by id: the 256 single bytes, then the merges in order."""
     def __len__(self) -> int:
         """Number of tokens."""
+
+class Encoder:
+    """Text to ids: those of tiktoken's `encode_ordinary`, for any vocabulary and pattern, on any number of threads.
+
+    A piece that the pattern cuts is the token with its bytes if there is one; else the adjacent pair that makes the
+    lowest id is merged, again and again. Text that the pattern does not match is a piece too (tiktoken drops it).
+    Surrogates that are no pair become U+FFFD. Each thread in use keeps up to 60 MB of pieces seen and output memory.
+    """
+
+    def __new__(cls, tokens: Iterable[bytes], pattern: str = ...) -> Encoder:
+        """`tokens` are bytes by id, all 256 single bytes among them; default pattern: `GPT4_PATTERN`."""
+    @property
+    def pattern(self) -> str:
+        """The pattern that cuts text into pieces."""
+    def __len__(self) -> int:
+        """Number of tokens."""
+    def encode(self, text: str) -> npt.NDArray[np.uint32]:
+        """The ids of one text, on this thread."""
+    def encode_batch(
+        self, texts: Iterable[str], threads: int | None = None
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """The ids of all texts end to end, and len(texts) + 1 offsets: text i has ids[offsets[i] : offsets[i + 1]].
+
+        The work is done without the interpreter's lock on `threads` threads (None: one per core); Ctrl-C ends it.
+        """
 
 def count(texts: Iterable[str], *, pattern: str = ..., threads: int | None = None) -> Counts:
     """Counts the words that `pattern` cuts (default: `GPT4_PATTERN`), on `threads` threads (None: one per core).

@@ -1,0 +1,168 @@
+//! The tokens of pieces seen before, in a table of bounded size.
+//!
+//! Promises exact answers (bytes are compared, not hashes alone), at most four slots looked at whatever the text, and
+//! at most `MOST_SLOTS` slots of 32 bytes, `MOST_SPILLED` ids and `MOST_BYTES` bytes of long pieces: 44 MB. Does not
+//! promise to remember: a newcomer takes the place of the least used of four.
+
+use crate::words::{INLINE, Key, pack, pack_at, spread};
+
+/// Pieces longer than this are not remembered: they hardly come twice.
+const LONGEST: usize = 128;
+
+const WAYS: usize = 4; // slots where a piece may lie, the most used first
+const FIRST_SLOTS: usize = 1 << 12;
+const MOST_SLOTS: usize = 1 << 20;
+const MOST_SPILLED: usize = 1 << 20;
+const MOST_BYTES: usize = 8 << 20;
+const INLINE_IDS: u32 = 3;
+const SPILLED: u32 = 1 << 31;
+const LONG: u64 = 0xFF << 56; // stands where short pieces have their length
+
+/// `value` is up to three ids and their number; or where in `ids` they lie, where in `bytes` the long piece lies,
+/// nothing, and their number with `SPILLED`.
+#[derive(Clone, Copy, Default)]
+#[repr(align(32))]
+struct Slot {
+    key: Key, // all zero: free, for no piece is empty
+    value: [u32; 4],
+}
+
+/// A piece with what finds it.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece {
+    pub start: usize,
+    pub end: usize,
+    key: Key,
+    hash: u64,
+}
+
+impl Piece {
+    pub const EMPTY: Self = Self { start: 0, end: 0, key: [0; 2], hash: 0 };
+
+    #[inline]
+    pub fn new(text: &[u8], start: usize, end: usize) -> Self {
+        let key = match end - start {
+            length if length <= INLINE => pack_at(text, start, end),
+            length if length <= LONGEST => [hash_long(&text[start..end]), LONG | length as u64],
+            _ => [0; 2], // equal to no piece in the table
+        };
+        Self { start, end, key, hash: spread(key) }
+    }
+
+    fn is_cached(&self) -> bool {
+        self.end - self.start <= LONGEST
+    }
+}
+
+fn hash_long(piece: &[u8]) -> u64 {
+    piece.chunks(INLINE).fold(0, |hash, chunk| {
+        let [low, high] = pack(chunk);
+        spread([low ^ hash, high])
+    })
+}
+
+/// Pieces and their tokens.
+#[derive(Default)]
+pub(crate) struct Cache {
+    slots: Vec<Slot>,
+    used: usize,
+    ids: Vec<u32>,
+    bytes: Vec<u8>,
+}
+
+impl Cache {
+    /// Makes room for the pieces to come; to be called before every batch of pieces.
+    pub fn make_room(&mut self, pieces: usize) {
+        if self.ids.len() > MOST_SPILLED || self.bytes.len() > MOST_BYTES {
+            self.slots.fill(Slot::default());
+            self.ids.clear();
+            self.bytes.clear();
+            self.used = 0;
+        }
+        if (self.used + pieces) * 2 > self.slots.len() && self.slots.len() < MOST_SLOTS {
+            self.grow();
+        }
+    }
+
+    fn grow(&mut self) {
+        let capacity = (self.slots.len() * 2).max(FIRST_SLOTS);
+        let old = std::mem::replace(&mut self.slots, vec![Slot::default(); capacity]);
+        self.used = 0;
+        for slot in old.into_iter().filter(|slot| slot.key != [0; 2]) {
+            self.put(spread(slot.key), slot);
+        }
+    }
+
+    #[inline]
+    fn home(&self, hash: u64) -> usize {
+        hash as usize & (self.slots.len() - WAYS)
+    }
+
+    /// Whether the first slot of the piece has it. To ask for many pieces in a row lets their loads overlap.
+    #[inline]
+    pub fn is_first(&self, piece: &Piece) -> bool {
+        self.slots[self.home(piece.hash)].key == piece.key
+    }
+
+    /// Up to three ids and their number, if they lie in the first slot.
+    #[inline]
+    pub fn first(&self, piece: &Piece) -> Option<([u32; 4], usize)> {
+        let Slot { key, value } = self.slots[self.home(piece.hash)];
+        let number = value[3];
+        (key == piece.key && number.wrapping_sub(1) < INLINE_IDS).then_some((value, number as usize))
+    }
+
+    /// Appends the tokens of the piece to `out` if they are known; the piece moves one slot forward.
+    pub fn append(&mut self, text: &[u8], piece: &Piece, out: &mut Vec<u32>) -> bool {
+        let home = self.home(piece.hash);
+        let bytes = &text[piece.start..piece.end];
+        let same = |slot: &Slot| slot.key == piece.key && piece.is_cached() && self.is_same(slot, bytes);
+        let Some(way) = self.slots[home..home + WAYS].iter().position(same) else {
+            return false;
+        };
+        let [first, _, _, number] = self.slots[home + way].value;
+        if number & SPILLED == 0 {
+            out.extend_from_slice(&self.slots[home + way].value[..number as usize]);
+        } else {
+            let start = first as usize;
+            out.extend_from_slice(&self.ids[start..start + (number ^ SPILLED) as usize]);
+        }
+        if way > 0 {
+            self.slots.swap(home + way, home + way - 1);
+        }
+        true
+    }
+
+    fn is_same(&self, slot: &Slot, piece: &[u8]) -> bool {
+        let start = slot.value[1] as usize;
+        piece.len() <= INLINE || self.bytes[start..start + piece.len()] == *piece
+    }
+
+    /// Remembers the tokens of a piece that is not known, unless it is too long.
+    pub fn insert(&mut self, text: &[u8], piece: &Piece, ids: &[u32]) {
+        if !piece.is_cached() {
+            return;
+        }
+        let mut value = [0; 4];
+        if piece.end - piece.start <= INLINE && ids.len() <= INLINE_IDS as usize {
+            value[..ids.len()].copy_from_slice(ids);
+            value[3] = ids.len() as u32;
+        } else {
+            value = [self.ids.len() as u32, self.bytes.len() as u32, 0, SPILLED | ids.len() as u32];
+            self.ids.extend_from_slice(ids);
+            if piece.end - piece.start > INLINE {
+                self.bytes.extend_from_slice(&text[piece.start..piece.end]);
+            }
+        }
+        self.put(piece.hash, Slot { key: piece.key, value });
+    }
+
+    /// Puts a slot into the first free place, else the last.
+    fn put(&mut self, hash: u64, slot: Slot) {
+        let home = self.home(hash);
+        let ways = &mut self.slots[home..home + WAYS];
+        let free = ways.iter().position(|slot| slot.key == [0; 2]);
+        self.used += usize::from(free.is_some());
+        ways[free.unwrap_or(WAYS - 1)] = slot;
+    }
+}
