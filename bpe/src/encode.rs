@@ -21,7 +21,7 @@ use cache::{Cache, Piece};
 use merge::Merger;
 use ranks::{NONE, Ranks};
 
-const PIECES: usize = 32; // looked up together
+const PIECES: usize = 64; // looked up together
 const CHUNK_BYTES: usize = 1 << 18; // of text, claimed by a thread together
 const MOST_IDS_KEPT: usize = 1 << 22; // capacity of a worker's output that the next batch may use
 
@@ -221,12 +221,20 @@ impl Batch {
     fn flush(&mut self, ranks: &Ranks, text: &[u8], out: &mut Vec<u32>) {
         let pieces = &self.pieces[..self.number];
         self.cache.make_room(PIECES);
-        let ready = pieces.iter().filter(|piece| self.cache.is_first(piece)).count();
-        std::hint::black_box(ready);
+        let mut near = [0; PIECES];
+        let mut missing = 0_u64;
+        for (at, (near, piece)) in near.iter_mut().zip(pieces).enumerate() {
+            *near = self.cache.near(piece);
+            missing |= u64::from(!self.cache.is_at(*near, piece)) << at;
+        }
+        while missing != 0 {
+            std::hint::black_box(self.cache.touch(&pieces[missing.trailing_zeros() as usize % PIECES]));
+            missing &= missing - 1;
+        }
         let mut known = [0; 3 * PIECES + 1];
         let mut length = 0;
-        for piece in pieces {
-            if let Some((ids, number)) = self.cache.first(piece) {
+        for (near, piece) in near.iter().zip(pieces) {
+            if let Some((ids, number)) = self.cache.ids_at(*near, piece) {
                 known[length..length + 4].copy_from_slice(&ids);
                 length += number;
             } else {

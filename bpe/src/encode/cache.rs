@@ -10,6 +10,7 @@ use crate::words::{INLINE, Key, pack, pack_at, spread};
 const LONGEST: usize = 128;
 
 const WAYS: usize = 4; // slots where a piece may lie, the most used first
+const NEAR_SLOTS: usize = 1 << 14;
 const FIRST_SLOTS: usize = 1 << 12;
 const MOST_SLOTS: usize = 1 << 20;
 const MOST_SPILLED: usize = 1 << 20;
@@ -62,18 +63,28 @@ fn hash_long(piece: &[u8]) -> u64 {
 }
 
 /// Pieces and their tokens.
-#[derive(Default)]
 pub(crate) struct Cache {
+    near: Box<[Slot; NEAR_SLOTS]>, // copies of slots used of late, two ways, the newer first
     slots: Vec<Slot>,
     used: usize,
     ids: Vec<u32>,
     bytes: Vec<u8>,
 }
 
+impl Default for Cache {
+    fn default() -> Self {
+        let Ok(near) = vec![Slot::default(); NEAR_SLOTS].into_boxed_slice().try_into() else {
+            unreachable!("the length is that of the array");
+        };
+        Self { near, slots: Vec::new(), used: 0, ids: Vec::new(), bytes: Vec::new() }
+    }
+}
+
 impl Cache {
     /// Makes room for the pieces to come; to be called before every batch of pieces.
     pub fn make_room(&mut self, pieces: usize) {
         if self.ids.len() > MOST_SPILLED || self.bytes.len() > MOST_BYTES {
+            self.near.fill(Slot::default());
             self.slots.fill(Slot::default());
             self.ids.clear();
             self.bytes.clear();
@@ -98,18 +109,31 @@ impl Cache {
         hash as usize & (self.slots.len() - WAYS)
     }
 
-    /// Whether the first slot of the piece has it. To ask for many pieces in a row lets their loads overlap.
+    /// The near slot that has the piece, or one that has not. To ask for many in a row lets their loads overlap.
     #[inline]
-    pub fn is_first(&self, piece: &Piece) -> bool {
-        self.slots[self.home(piece.hash)].key == piece.key
+    pub fn near(&self, piece: &Piece) -> usize {
+        let home = piece.hash as usize & (NEAR_SLOTS - 2);
+        home | usize::from(self.near[home | 1].key == piece.key)
     }
 
-    /// Up to three ids and their number, if they lie in the first slot.
+    /// Up to three ids and their number, if the near slot is the piece's.
     #[inline]
-    pub fn first(&self, piece: &Piece) -> Option<([u32; 4], usize)> {
-        let Slot { key, value } = self.slots[self.home(piece.hash)];
+    pub fn ids_at(&self, near: usize, piece: &Piece) -> Option<([u32; 4], usize)> {
+        let Slot { key, value } = self.near[near % NEAR_SLOTS];
         let number = value[3];
         (key == piece.key && number.wrapping_sub(1) < INLINE_IDS).then_some((value, number as usize))
+    }
+
+    /// Whether the near slot is the piece's.
+    #[inline]
+    pub fn is_at(&self, near: usize, piece: &Piece) -> bool {
+        self.near[near % NEAR_SLOTS].key == piece.key
+    }
+
+    /// Loads the slots of a piece that is not near.
+    #[inline]
+    pub fn touch(&self, piece: &Piece) -> u64 {
+        self.slots[self.home(piece.hash)].key[0]
     }
 
     /// Appends the tokens of the piece to `out` if they are known; the piece moves one slot forward.
@@ -120,17 +144,27 @@ impl Cache {
         let Some(way) = self.slots[home..home + WAYS].iter().position(same) else {
             return false;
         };
-        let [first, _, _, number] = self.slots[home + way].value;
+        let slot = self.slots[home + way];
+        let number = slot.value[3];
         if number & SPILLED == 0 {
-            out.extend_from_slice(&self.slots[home + way].value[..number as usize]);
+            out.extend_from_slice(&slot.value[..number as usize]);
         } else {
-            let start = first as usize;
+            let start = slot.value[0] as usize;
             out.extend_from_slice(&self.ids[start..start + (number ^ SPILLED) as usize]);
         }
         if way > 0 {
             self.slots.swap(home + way, home + way - 1);
         }
+        self.bring_near(piece.hash, slot);
         true
+    }
+
+    fn bring_near(&mut self, hash: u64, slot: Slot) {
+        let home = hash as usize & (NEAR_SLOTS - 2);
+        if slot.value[3] & SPILLED == 0 && self.near[home].key != slot.key {
+            self.near[home | 1] = self.near[home];
+            self.near[home] = slot;
+        }
     }
 
     fn is_same(&self, slot: &Slot, piece: &[u8]) -> bool {
@@ -154,7 +188,9 @@ impl Cache {
                 self.bytes.extend_from_slice(&text[piece.start..piece.end]);
             }
         }
-        self.put(piece.hash, Slot { key: piece.key, value });
+        let slot = Slot { key: piece.key, value };
+        self.put(piece.hash, slot);
+        self.bring_near(piece.hash, slot);
     }
 
     /// Puts a slot into the first free place, else the last.
