@@ -59,8 +59,10 @@ struct Claim {
 
 /// Pieces on their way through the cache.
 struct Batch {
-    pieces: [Piece; PIECES],
+    start: usize, // of the first piece, in its text
+    ends: [usize; PIECES],
     number: usize,
+    pieces: [Piece; PIECES],
     cache: Cache,
     merger: Merger,
 }
@@ -171,7 +173,7 @@ impl<'a> Queue<'a> {
 impl Worker {
     fn new(splitter: Splitter) -> Self {
         let batch =
-            Batch { pieces: [Piece::EMPTY; PIECES], number: 0, cache: Cache::default(), merger: Merger::default() };
+            Batch { start: 0, ends: [0; PIECES], number: 0, pieces: [Piece::EMPTY; PIECES], cache: Cache::default(), merger: Merger::default() };
         Self { splitter, batch, ids: Vec::new(), ends: Vec::new(), chunks: Vec::new() }
     }
 
@@ -193,8 +195,9 @@ impl Worker {
 
     fn encode(&mut self, ranks: &Ranks, text: &str) -> Result<(), Error> {
         let (batch, ids, bytes) = (&mut self.batch, &mut self.ids, text.as_bytes());
-        let split = self.splitter.split(text, |start, end| {
-            batch.pieces[batch.number % PIECES] = Piece::new(bytes, start, end);
+        batch.start = 0;
+        let split = self.splitter.split(text, |_, end| {
+            batch.ends[batch.number % PIECES] = end;
             batch.number += 1;
             if batch.number == PIECES {
                 batch.flush(ranks, bytes, ids);
@@ -219,13 +222,15 @@ impl Batch {
     /// Appends the tokens of the pieces to `out`.
     #[inline(never)]
     fn flush(&mut self, ranks: &Ranks, text: &[u8], out: &mut Vec<u32>) {
-        let pieces = &self.pieces[..self.number];
         self.cache.make_room(PIECES);
-        let mut near = [0; PIECES];
-        let mut missing = 0_u64;
-        for (at, (near, piece)) in near.iter_mut().zip(pieces).enumerate() {
-            *near = self.cache.near(piece);
-            missing |= u64::from(!self.cache.is_at(*near, piece)) << at;
+        let pieces = &mut self.pieces[..self.number];
+        let (mut near, mut missing) = ([0; PIECES], 0_u64);
+        for (at, ((piece, near), end)) in pieces.iter_mut().zip(&mut near).zip(self.ends).enumerate() {
+            let found = Piece::new(text, self.start, end);
+            self.start = end;
+            *near = self.cache.near(&found);
+            missing |= u64::from(!self.cache.is_at(*near, &found)) << at;
+            *piece = found;
         }
         while missing != 0 {
             std::hint::black_box(self.cache.touch(&pieces[missing.trailing_zeros() as usize % PIECES]));
@@ -233,7 +238,7 @@ impl Batch {
         }
         let mut known = [0; 3 * PIECES + 1];
         let mut length = 0;
-        for (near, piece) in near.iter().zip(pieces) {
+        for (near, piece) in near.iter().zip(&*pieces) {
             if let Some((ids, number)) = self.cache.ids_at(*near, piece) {
                 known[length..length + 4].copy_from_slice(&ids);
                 length += number;
