@@ -224,22 +224,15 @@ impl Batch {
     fn flush(&mut self, ranks: &Ranks, text: &[u8], out: &mut Vec<u32>) {
         self.cache.make_room(PIECES);
         let pieces = &mut self.pieces[..self.number];
-        let (mut near, mut missing) = ([0; PIECES], 0_u64);
-        for (at, ((piece, near), end)) in pieces.iter_mut().zip(&mut near).zip(self.ends).enumerate() {
-            let found = Piece::new(text, self.start, end);
+        for (piece, end) in pieces.iter_mut().zip(self.ends) {
+            *piece = Piece::new(text, self.start, end);
             self.start = end;
-            *near = self.cache.near(&found);
-            missing |= u64::from(!self.cache.is_at(*near, &found)) << at;
-            *piece = found;
         }
-        while missing != 0 {
-            std::hint::black_box(self.cache.touch(&pieces[missing.trailing_zeros() as usize % PIECES]));
-            missing &= missing - 1;
-        }
+        std::hint::black_box(self.cache.touch(pieces));
         let mut known = [0; 3 * PIECES + 1];
         let mut length = 0;
-        for (near, piece) in near.iter().zip(&*pieces) {
-            if let Some((ids, number)) = self.cache.ids_at(*near, piece) {
+        for piece in &*pieces {
+            if let Some((ids, number)) = self.cache.first(piece) {
                 known[length..length + 4].copy_from_slice(&ids);
                 length += number;
             } else {

@@ -10,7 +10,6 @@ use crate::words::{INLINE, Key, pack, pack_at, spread};
 const LONGEST: usize = 128;
 
 const WAYS: usize = 4; // slots where a piece may lie, the most used first
-const NEAR_SLOTS: usize = 1 << 14;
 const FIRST_SLOTS: usize = 1 << 12;
 const MOST_SLOTS: usize = 1 << 20;
 const MOST_SPILLED: usize = 1 << 20;
@@ -69,34 +68,24 @@ fn hash_long(piece: &[u8]) -> u64 {
 }
 
 /// Pieces and their tokens.
+#[derive(Default)]
 pub(crate) struct Cache {
-    near: Box<[Slot; NEAR_SLOTS]>, // copies of slots used of late, two ways, the newer first
     slots: Vec<Slot>,
     used: usize,
     ids: Vec<u32>,
     bytes: Vec<u8>,
 }
 
-impl Default for Cache {
-    fn default() -> Self {
-        let Ok(near) = vec![Slot::default(); NEAR_SLOTS].into_boxed_slice().try_into() else {
-            unreachable!("the length is that of the array");
-        };
-        Self { near, slots: Vec::new(), used: 0, ids: Vec::new(), bytes: Vec::new() }
-    }
-}
-
 impl Cache {
     /// Makes room for the pieces to come; to be called before every batch of pieces.
     pub fn make_room(&mut self, pieces: usize) {
         if self.ids.len() > MOST_SPILLED || self.bytes.len() > MOST_BYTES {
-            self.near.fill(Slot::default());
             self.slots.fill(Slot::default());
             self.ids.clear();
             self.bytes.clear();
             self.used = 0;
         }
-        if (self.used + pieces) * 2 > self.slots.len() && self.slots.len() < MOST_SLOTS {
+        if (self.used + pieces) * 8 > self.slots.len() * 7 && self.slots.len() < MOST_SLOTS {
             self.grow();
         }
     }
@@ -115,31 +104,20 @@ impl Cache {
         hash as usize & (self.slots.len() - WAYS)
     }
 
-    /// The near slot that has the piece, or one that has not. To ask for many in a row lets their loads overlap.
+    /// Loads the first slots of the pieces, with so little in between that the loads wait for memory together.
     #[inline]
-    pub fn near(&self, piece: &Piece) -> usize {
-        let home = piece.hash as usize & (NEAR_SLOTS - 2);
-        home | usize::from(same(self.near[home | 1].key, piece.key))
+    pub fn touch(&self, pieces: &[Piece]) -> u64 {
+        pieces.iter().fold(0, |all, piece| all ^ self.slots[self.home(piece.hash)].key[0])
     }
 
-    /// Up to three ids and their number, if the near slot is the piece's.
+    /// Up to three ids and their number, if they lie in one of the first two slots, which share a cache line.
     #[inline]
-    pub fn ids_at(&self, near: usize, piece: &Piece) -> Option<([u32; 4], usize)> {
-        let Slot { key, value } = self.near[near % NEAR_SLOTS];
+    pub fn first(&self, piece: &Piece) -> Option<([u32; 4], usize)> {
+        let home = self.home(piece.hash);
+        let slot = home | usize::from(same(self.slots[home | 1].key, piece.key));
+        let Slot { key, value } = self.slots[slot];
         let number = value[3];
         (same(key, piece.key) && number.wrapping_sub(1) < INLINE_IDS).then_some((value, number as usize))
-    }
-
-    /// Whether the near slot is the piece's.
-    #[inline]
-    pub fn is_at(&self, near: usize, piece: &Piece) -> bool {
-        same(self.near[near % NEAR_SLOTS].key, piece.key)
-    }
-
-    /// Loads the slots of a piece that is not near.
-    #[inline]
-    pub fn touch(&self, piece: &Piece) -> u64 {
-        self.slots[self.home(piece.hash)].key[0]
     }
 
     /// Appends the tokens of the piece to `out` if they are known; the piece moves one slot forward.
@@ -161,16 +139,7 @@ impl Cache {
         if way > 0 {
             self.slots.swap(home + way, home + way - 1);
         }
-        self.bring_near(piece.hash, slot);
         true
-    }
-
-    fn bring_near(&mut self, hash: u64, slot: Slot) {
-        let home = hash as usize & (NEAR_SLOTS - 2);
-        if slot.value[3] & SPILLED == 0 && self.near[home].key != slot.key {
-            self.near[home | 1] = self.near[home];
-            self.near[home] = slot;
-        }
     }
 
     fn is_same(&self, slot: &Slot, piece: &[u8]) -> bool {
@@ -196,7 +165,6 @@ impl Cache {
         }
         let slot = Slot { key: piece.key, value };
         self.put(piece.hash, slot);
-        self.bring_near(piece.hash, slot);
     }
 
     /// Puts a slot into the first free place, else the last.
