@@ -172,8 +172,14 @@ impl<'a> Queue<'a> {
 
 impl Worker {
     fn new(splitter: Splitter) -> Self {
-        let batch =
-            Batch { start: 0, ends: [0; PIECES], number: 0, pieces: [Piece::EMPTY; PIECES], cache: Cache::default(), merger: Merger::default() };
+        let batch = Batch {
+            start: 0,
+            ends: [0; PIECES],
+            number: 0,
+            pieces: [Piece::EMPTY; PIECES],
+            cache: Cache::default(),
+            merger: Merger::default(),
+        };
         Self { splitter, batch, ids: Vec::new(), ends: Vec::new(), chunks: Vec::new() }
     }
 
@@ -311,5 +317,70 @@ fn number_of_threads(threads: Option<i64>) -> Result<usize, Error> {
             usize::try_from(threads).ok().filter(|n| (1..=MOST_THREADS).contains(n)).ok_or(Error::Threads(threads))
         }
         None => Ok(thread::available_parallelism().map_or(1, usize::from)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::split::GPT4_PATTERN;
+
+    fn encoder(pattern: &str, merges: &[&str]) -> Encoder {
+        let bytes = (0..=255).map(|byte| vec![byte]);
+        Encoder::new(pattern, bytes.chain(merges.iter().map(|token| token.as_bytes().to_vec())).collect()).unwrap()
+    }
+
+    fn encode(encoder: &Encoder, texts: &[&str], threads: i64) -> Encoded {
+        let done: Result<Encoded, Error> = encoder.encode_batch(texts, Some(threads), || Ok(()));
+        done.unwrap()
+    }
+
+    #[test]
+    fn a_piece_that_is_a_token_needs_no_merges() {
+        let encoder = encoder(GPT4_PATTERN, &["the", "he", "th"]);
+        let ids = |text: &str| encode(&encoder, &[text], 1).ids;
+        assert_eq!(ids("the"), [256]);
+        assert_eq!(ids("thethe"), [256, 256]); // h and e first, then t and he
+        assert_eq!(ids("thh"), [258, 104]);
+    }
+
+    #[test]
+    fn threads_and_batches_change_nothing() {
+        let encoder = encoder(GPT4_PATTERN, &["he", " t", " the", "er", "12", "  ", "    "]);
+        let texts: Vec<String> = (0..3000).map(|i| "the other  12\n".repeat(i * 7919 % 400)).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let whole = encode(&encoder, &texts, 1);
+        assert_eq!(whole, encode(&encoder, &texts, 3));
+        assert_eq!(whole, encode(&encoder, &texts, 64));
+        let mut parts = Encoded::default();
+        for batch in texts.chunks(7) {
+            let part = encode(&encoder, batch, 2);
+            parts.ends.extend(part.ends.iter().map(|end| parts.ids.len() as u64 + end));
+            parts.ids.extend(part.ids);
+        }
+        assert_eq!(whole, parts);
+        assert_eq!(whole.ends.len(), texts.len());
+    }
+
+    #[test]
+    fn nothing_in_nothing_out() {
+        let encoder = encoder(GPT4_PATTERN, &[]);
+        assert_eq!(encode(&encoder, &[], 2), Encoded::default());
+        assert_eq!(encode(&encoder, &["", "", "a", ""], 2), Encoded { ids: vec![97], ends: vec![0, 0, 1, 1] });
+    }
+
+    #[test]
+    fn what_is_refused_leaves_the_encoder_in_order() {
+        let encoder = encoder(r"(?=(a|aa)+$)\1b|b", &[]);
+        let text = "a".repeat(10_000) + "c";
+        let refused: Result<Encoded, Error> = encoder.encode_batch(&["b", &text], Some(2), || Ok(()));
+        assert!(matches!(refused, Err(Error::Pattern { .. })));
+        let refused: Result<Encoded, Error> = encoder.encode_batch(&["b"], Some(2), || Err(Error::EmptyCorpus));
+        assert!(matches!(refused, Err(Error::EmptyCorpus)));
+        for threads in [-1, 0, MOST_THREADS as i64 + 1] {
+            let refused: Result<Encoded, Error> = encoder.encode_batch(&["b"], Some(threads), || Ok(()));
+            assert!(matches!(refused, Err(Error::Threads(_))));
+        }
+        assert_eq!(encode(&encoder, &["bb"], 1).ids, [98, 98]);
     }
 }

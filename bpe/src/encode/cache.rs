@@ -176,3 +176,55 @@ impl Cache {
         ways[free.unwrap_or(WAYS - 1)] = slot;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbered words, some long, and ids that only they have.
+    fn word(number: usize) -> (String, Vec<u32>) {
+        let text = format!("{number}{}", "x".repeat(number % 40));
+        let ids = (0..=number % 7).map(|i| (number * 10 + i) as u32).collect();
+        (text, ids)
+    }
+
+    fn look_up(cache: &mut Cache, text: &str) -> Option<Vec<u32>> {
+        let piece = Piece::new(text.as_bytes(), 0, text.len());
+        if let Some((ids, number)) = cache.first(&piece) {
+            return Some(ids[..number].to_vec());
+        }
+        let mut out = Vec::new();
+        cache.append(text.as_bytes(), &piece, &mut out).then_some(out)
+    }
+
+    #[test]
+    fn what_is_known_is_right_and_the_bounds_hold() {
+        let mut cache = Cache::default();
+        let mut known = 0;
+        for number in 0..1_200_000 {
+            let (text, ids) = word(number);
+            cache.make_room(1);
+            assert_eq!(look_up(&mut cache, &text), None, "{text}");
+            cache.insert(text.as_bytes(), &Piece::new(text.as_bytes(), 0, text.len()), &ids);
+            assert_eq!(look_up(&mut cache, &text), Some(ids), "{text}");
+            let (early, ids) = word(number / 2);
+            let found = look_up(&mut cache, &early);
+            known += usize::from(number < 100_000 && found.is_some());
+            assert!(found.is_none_or(|found| found == ids), "{early}");
+        }
+        assert!(known > 90_000, "forgets too much before it is full: {known}");
+        assert!(cache.slots.len() <= MOST_SLOTS && cache.used <= cache.slots.len());
+        assert!(cache.ids.len() <= MOST_SPILLED + LONGEST && cache.bytes.len() <= MOST_BYTES + LONGEST);
+    }
+
+    #[test]
+    fn pieces_that_are_too_long_are_not_remembered() {
+        let mut cache = Cache::default();
+        cache.make_room(1);
+        for (length, remembered) in [(LONGEST, true), (LONGEST + 1, false)] {
+            let text = "a".repeat(length);
+            cache.insert(text.as_bytes(), &Piece::new(text.as_bytes(), 0, length), &[1, 2]);
+            assert_eq!(look_up(&mut cache, &text).is_some(), remembered);
+        }
+    }
+}

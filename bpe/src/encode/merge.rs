@@ -165,3 +165,80 @@ fn merge_small<const N: usize>(ranks: &Ranks, piece: &[u8], rank: impl Fn(usize,
         starts &= starts - 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As one would explain it: look at all pairs, merge the best, start again.
+    fn slow(tokens: &[Vec<u8>], piece: &[u8]) -> Vec<u32> {
+        let rank = |bytes: &[u8]| tokens.iter().position(|token| token == bytes);
+        let mut parts: Vec<Vec<u8>> = piece.iter().map(|byte| vec![*byte]).collect();
+        let best = |parts: &[Vec<u8>]| {
+            let pairs = parts.windows(2).enumerate();
+            pairs.filter_map(|(at, pair)| Some((rank(&pair.concat())?, at))).min()
+        };
+        while let Some((_, at)) = best(&parts) {
+            let right = parts.remove(at + 1);
+            parts[at].extend(right);
+        }
+        parts.iter().map(|part| rank(part).unwrap() as u32).collect()
+    }
+
+    fn merged(ranks: &Ranks, piece: &[u8]) -> Vec<u32> {
+        let mut out = Vec::new();
+        Merger::default().merge(ranks, piece, &mut out);
+        out
+    }
+
+    fn random_numbers(mut seed: u64) -> impl FnMut(usize) -> usize {
+        move |below| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as usize % below
+        }
+    }
+
+    /// The single bytes in any order among tokens of few letters, which merges may or may not reach.
+    fn random_tokens(next: &mut impl FnMut(usize) -> usize) -> Vec<Vec<u8>> {
+        let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+        for _ in 0..60 {
+            let most = [2, 4, 24][next(3)];
+            let length = 2 + next(most);
+            let token = (0..length).map(|_| b'a' + next(3) as u8).collect();
+            if !tokens.contains(&token) {
+                tokens.insert(next(tokens.len() + 1), token);
+            }
+        }
+        tokens
+    }
+
+    #[test]
+    fn pieces_of_every_length_are_merged_as_the_slow_twin_merges_them() {
+        let mut next = random_numbers(1);
+        for _ in 0..40 {
+            let tokens = random_tokens(&mut next);
+            let ranks = Ranks::new(tokens.clone()).unwrap();
+            for length in (1..=70).chain([100, 130]) {
+                let letters = 1 + next(3);
+                let piece: Vec<u8> = (0..length).map(|_| b'a' + next(letters) as u8).collect();
+                assert_eq!(merged(&ranks, &piece), slow(&tokens, &piece), "{piece:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn long_runs_take_a_moment_and_not_a_day() {
+        let mut next = random_numbers(2);
+        let mut tokens = random_tokens(&mut next);
+        let runs = (1..8).map(|power| b"a".repeat(1 << power)).filter(|run| !tokens.contains(run)).collect::<Vec<_>>();
+        tokens.extend(runs);
+        let ranks = Ranks::new(tokens.clone()).unwrap();
+        let length = 1 << 20; // quadratic would be 10^12 steps
+        let same = vec![b'a'; length];
+        let random: Vec<u8> = (0..length).map(|_| b'a' + next(3) as u8).collect();
+        for piece in [same, random] {
+            let ids = merged(&ranks, &piece);
+            assert_eq!(ids.iter().flat_map(|id| tokens[*id as usize].clone()).collect::<Vec<u8>>(), piece);
+        }
+    }
+}
