@@ -1,7 +1,7 @@
 """Trains byte-level BPE vocabularies, by exact greedy merges of the words of a corpus, and encodes text with them.
 
-The work is done in Rust; this file only says `train` in terms of `count` and `learn`. `Encoder` turns text into ids, the
-same as tiktoken's; it knows no special tokens and does not decode.
+The work is done in Rust; this file only says `train` in terms of `count` and `learn`. `Encoder` turns text into ids,
+those of tiktoken; it knows no special tokens and does not decode.
 """
 
 from collections.abc import Iterable
