@@ -45,6 +45,8 @@ pub enum Error {
     },
     /// A file that is not what `Vocabulary::save` writes.
     NotAVocabulary(String),
+    /// Tokens that cannot encode every text, or not in one way.
+    Tokens(String),
     /// The operating system refused a file or a thread.
     Io(std::io::Error),
 }
@@ -73,6 +75,7 @@ impl fmt::Display for Error {
             Self::Text { place, reason } => write!(f, "{place}: {reason}"),
             Self::NotAVocabulary(reason) => write!(f, "not a file of a vocabulary: {reason}"),
             Self::TooLarge(reason) => write!(f, "{reason}"),
+            Self::Tokens(reason) => write!(f, "tokens: {reason}"),
             Self::Io(error) => write!(f, "{error}"),
         }
     }

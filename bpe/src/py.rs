@@ -249,6 +249,7 @@ fn _nanobpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("GPT4_PATTERN", GPT4_PATTERN)?;
     add_exceptions(module)?;
     module.add_class::<PyCounts>()?;
+    module.add_class::<crate::py_encode::PyEncoder>()?;
     module.add_class::<PyVocabulary>()?;
     module.add_class::<PyTexts>()?;
     module.add_function(wrap_pyfunction!(count, module)?)?;

@@ -15,6 +15,7 @@ create_exception!(nanobpe, VocabularySizeError, NanobpeError, "vocab_size is bel
 create_exception!(nanobpe, PatternError, NanobpeError, "The pattern is no regular expression, or gave up on a text.");
 create_exception!(nanobpe, EmptyCorpusError, NanobpeError, "There is no text.");
 create_exception!(nanobpe, CorpusTooSmallError, NanobpeError, "The text has fewer merges than vocab_size needs.");
+create_exception!(nanobpe, TokensError, NanobpeError, "Tokens that cannot encode every text, or not in one way.");
 create_exception!(nanobpe, CountsError, NanobpeError, "Word counts that cannot be read or added.");
 create_exception!(nanobpe, VocabularyError, NanobpeError, "A file that is no vocabulary.");
 create_exception!(nanobpe, TextError, NanobpeError, "A text that is not UTF-8, or a line that holds none.");
@@ -31,6 +32,7 @@ impl From<Error> for PyErr {
             Error::CorpusTooSmall { .. } => CorpusTooSmallError::new_err(message),
             Error::PatternsDiffer(..) | Error::Malformed(_) | Error::TooLarge(_) => CountsError::new_err(message),
             Error::Text { .. } => TextError::new_err(message),
+            Error::Tokens(_) => TokensError::new_err(message),
             Error::NotAVocabulary(_) => VocabularyError::new_err(message),
             Error::Io(error) => error.into(),
         }
@@ -64,6 +66,7 @@ pub fn add_exceptions(module: &Bound<'_, PyModule>) -> PyResult<()> {
         py.get_type::<PatternError>(),
         py.get_type::<EmptyCorpusError>(),
         py.get_type::<CorpusTooSmallError>(),
+        py.get_type::<TokensError>(),
         py.get_type::<CountsError>(),
         py.get_type::<VocabularyError>(),
         py.get_type::<TextError>(),

@@ -1,6 +1,7 @@
-"""Trains byte-level BPE vocabularies: counts the words of a corpus in parallel, then learns exact greedy merges.
+"""Trains byte-level BPE vocabularies, by exact greedy merges of the words of a corpus, and encodes text with them.
 
-The work is done in Rust; here are the names. `help(nanobpe.train)` is the place to start.
+The work is done in Rust; here are the names. `help(nanobpe.train)` is the place to start. `Encoder` gives the ids that
+tiktoken gives; it knows no special tokens and does not decode.
 """
 
 from nanobpe._files import read
@@ -10,11 +11,13 @@ from nanobpe._nanobpe import (
     Counts,
     CountsError,
     EmptyCorpusError,
+    Encoder,
     FileFormatError,
     NanobpeError,
     PatternError,
     TextError,
     Texts,
+    TokensError,
     Vocabulary,
     VocabularyError,
     VocabularySizeError,
@@ -29,11 +32,13 @@ __all__ = [
     "Counts",
     "CountsError",
     "EmptyCorpusError",
+    "Encoder",
     "FileFormatError",
     "NanobpeError",
     "PatternError",
     "TextError",
     "Texts",
+    "TokensError",
     "Vocabulary",
     "VocabularyError",
     "VocabularySizeError",

@@ -2,6 +2,9 @@ from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import Any, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 Progress = Callable[[Literal["count", "learn"], int], object]
 TieOrder = Literal["bytes", "byte_level"]
 
@@ -53,6 +56,9 @@ class TextError(NanobpeError):
 class FileFormatError(NanobpeError):
     """A file that `read` does not take: another suffix, damaged, or without the column."""
 
+class TokensError(NanobpeError):
+    """Tokens that cannot encode every text, or not in one way: empty, equal, or without some single byte."""
+
 class Counts:
     """The distinct words of a text, each with its number of occurrences."""
 
@@ -102,6 +108,31 @@ class Vocabulary:
     @staticmethod
     def load(path: str | PathLike[str]) -> Vocabulary:
         """Reads what `save` wrote; VocabularyError for anything else, OSError if it cannot be read."""
+
+class Encoder:
+    """Text to ids: those of tiktoken's `encode_ordinary`, for any vocabulary and pattern, on any number of threads.
+
+    A piece that the pattern cuts is the token with its bytes if there is one; else the adjacent pair that makes the
+    lowest id is merged, again and again. Text that the pattern does not match is a piece too (tiktoken drops it).
+    Surrogates that are no pair become U+FFFD. Each thread in use keeps up to 60 MB of pieces seen and output memory.
+    """
+
+    def __new__(cls, tokens: Iterable[bytes], pattern: str = ...) -> Encoder:
+        """`tokens` are bytes by id, all 256 single bytes among them; default pattern: `GPT4_PATTERN`."""
+    @property
+    def pattern(self) -> str:
+        """The pattern that cuts text into pieces."""
+    def __len__(self) -> int:
+        """Number of tokens."""
+    def encode(self, text: str) -> npt.NDArray[np.uint32]:
+        """The ids of one text, on this thread."""
+    def encode_batch(
+        self, texts: Iterable[str], threads: int | None = None
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """The ids of all texts end to end, and len(texts) + 1 offsets: text i has ids[offsets[i] : offsets[i + 1]].
+
+        The work is done without the interpreter's lock on `threads` threads (None: one per core); Ctrl-C ends it.
+        """
 
 class Texts:
     """Many texts in one block of memory, as `read` yields them."""
