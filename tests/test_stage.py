@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat import recipes
-from nanochat.pipeline import Download, Pretrain, Rl, Tokenizer
+from nanochat.pipeline import Download, Pretrain, Rl, Tokenizer, WordCounts
 from nanochat.plan import differences, plan
 from nanochat.stage import STAGES, Stage, canonical, digest, execution, identity
 
@@ -39,8 +39,8 @@ def test_execution_knobs_change_no_address(setting):
 
 
 def test_the_number_of_shards_keeps_the_shards_that_are_there():
-    few = {step.name: step for step in plan([Download(num_shards=1), Tokenizer()])}
-    many = {step.name: step for step in plan([Download(num_shards=3), Tokenizer()])}
+    few = {step.name: step for step in plan([Download(num_shards=1), WordCounts(), Tokenizer()])}
+    many = {step.name: step for step in plan([Download(num_shards=3), WordCounts(), Tokenizer()])}
     assert few["download"].address != many["download"].address
     assert many["download"].parts[:2] == few["download"].parts
     assert len(many["download"].parts) == 4
@@ -118,7 +118,7 @@ def test_a_stage_without_its_input_is_refused():
 
 
 def test_only_keeps_a_stage_and_what_it_needs():
-    assert set(addresses(only=["tokenizer"])) == {"download", "tokenizer"}
+    assert set(addresses(only=["tokenizer"])) == {"download", "word_counts", "tokenizer"}
     with pytest.raises(ValueError, match="unknown stage 'tokeniser': did you mean"):
         addresses(only=["tokeniser"])
 
