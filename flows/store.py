@@ -37,7 +37,7 @@ from nanochat.store import Conflict, Damaged, FileStore, Store
 MIB = 1024 * 1024
 CACHE_BYTES = 100 * 1024 * MIB
 PART_BYTES = 16 * MIB
-ATTEMPTS = 6  # of one request; botocore waits up to 20 s between two
+ATTEMPTS = 10  # of one request; botocore waits up to 1, 2, 4, 8, 16 and then 20 s: a minute, for a server that restarts
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 REMEDIES = {
     "NoSuchBucket": "the bucket does not exist: create it",
@@ -152,7 +152,7 @@ class S3Store(Store):
             except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
                 if attempt >= ATTEMPTS:
                     raise
-                time.sleep(0.1 * 2**attempt)
+                time.sleep(min(0.1 * 2**attempt, 10))
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         condition = {"IfNoneMatch": "*"} if if_absent else {} if if_match is None else {"IfMatch": if_match}

@@ -167,12 +167,12 @@ def idle(made, deployed):
 
 
 def test_a_run_is_shared_by_those_who_want_the_address_of_one_store_only(idle, tmp_path):
-    from flows.remote import _attach_or_start
+    from flows.remote import _attach_or_start, _patiently
 
     job, children = Job(idle.steps()["rl"]), []
     for path in (tmp_path / "a", tmp_path / "b", tmp_path / "a"):
         with asking(idle, path) as (run, client):
-            children.append(_attach_or_start(client, run, job))
+            children.append(_patiently(lambda client=client, run=run: _attach_or_start(client, run, job), run))
     first, second, third = children
     assert (first.id, first.parameters["store"]) == (third.id, f"file://{tmp_path}/a/store")
     assert (second.id != first.id, second.parameters["store"]) == (True, f"file://{tmp_path}/b/store")
