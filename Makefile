@@ -40,7 +40,7 @@ test: install  ## pytest and cargo test
 check: install  ## lint, format and the README's generated parts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd bpe && cargo fmt --check && cargo clippy --quiet --all-targets -- -D warnings
+	cd bpe && cargo fmt --check && cargo clippy --quiet --all-targets -- -D warnings && cargo clippy --quiet --all-targets --features python -- -D warnings
 	$(BIN)/python -m nanochat readme --check
 
 s3-server:  ## versitygw, a real S3 server for the tests, through Go (optional; moto's is used otherwise)

@@ -8,16 +8,19 @@ alone. Documents longer than a row are split before packing, so that none can cl
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 
-def pieces(ids: list[int], bos: int, capacity: int) -> Iterator[np.ndarray]:
+def pieces(ids: Sequence[int] | np.ndarray, bos: int, capacity: int) -> Iterator[np.ndarray]:
     """The document as arrays of at most `capacity` tokens, each opened by `bos`: a long one is several documents."""
     step = capacity - 1
     for start in range(0, len(ids), step):
-        yield np.array([bos, *ids[start : start + step]], np.uint32)  # (n,)
+        some = ids[start : start + step]
+        piece = np.empty(len(some) + 1, np.uint32)  # (n,)
+        piece[0], piece[1:] = bos, some
+        yield piece
 
 
 def best_fit(documents: Iterable[np.ndarray], capacity: int, buffer_docs: int, bos: int) -> Iterator[np.ndarray]:

@@ -8,8 +8,8 @@ has the final name. It does not decide in which order rows are trained on (rows.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -72,7 +72,7 @@ def write_rows(stage: Tokenize, tokenizer: Tokenizer, place: Place) -> Tally:
         split = (piece for ids in encoded for piece in pieces(ids, bos, capacity))
         rows = best_fit(split, capacity, stage.buffer_docs, bos)
     else:
-        rows = stream((np.array([bos, *ids], np.uint32) for ids in encoded), capacity)
+        rows = stream((part for ids in encoded for part in (np.array([bos], np.uint32), ids)), capacity)
     half = place.out / "rows.bin.half"
     with half.open("wb", buffering=1 << 20) as file:
         for row in rows:
@@ -84,17 +84,19 @@ def write_rows(stage: Tokenize, tokenizer: Tokenizer, place: Place) -> Tally:
     return tally
 
 
-def encode_documents(stage: Tokenize, tokenizer: Tokenizer, place: Place, tally: Tally) -> Iterator[list[int]]:
-    """Ids of every document of the part, in order."""
+def encode_documents(stage: Tokenize, tokenizer: Tokenizer, place: Place, tally: Tally) -> Iterator[np.ndarray]:
+    """Ids of every document of the part, uint32 (n,), in order: those of `tokenizer.encode`, ten times as fast."""
+    import nanobpe
     import pyarrow.parquet as pq
 
-    threads = stage.threads or os.cpu_count() or 1
+    encoder = nanobpe.Encoder(tokenizer.tokens, tokenizer.pattern)
     with pq.ParquetFile(place["download"] / "text.parquet") as text:
         for batch in text.iter_batches(BATCH_DOCS, columns=["text"]):
-            for ids in tokenizer.encode_batch(batch.column(0).to_pylist(), threads):
+            ids, offsets = encoder.encode_batch(batch.column(0), stage.threads or None)  # (all,), (documents + 1,)
+            for start, end in itertools.pairwise(offsets.tolist()):
                 tally.documents += 1
-                tally.encoded += len(ids)
-                yield ids
+                tally.encoded += end - start
+                yield ids[start:end]
             place.metrics.progress(tally.documents, text.metadata.num_rows, "documents")
 
 

@@ -267,6 +267,10 @@ WORK = {
     "count": "nanobpe.count(itertools.repeat(text), threads=1)",
     "count one text": "nanobpe.count([text * 3000], threads=1)",
     "count by a regex": r"nanobpe.count(itertools.repeat(text), threads=1, pattern=r'\w+|\s+')",
+    "count one text by a regex": r"nanobpe.count([text * 500], threads=1, pattern=r'\w+|\s+')",
+    "wait for a thread": r"nanobpe.count([text * 500, text * 500, ''], threads=3, pattern=r'\w+|\s+')",
+    "encode": r"nanobpe.Encoder(map(bytes, zip(range(256)))).encode_batch([text] * 5000, 2)",
+    "encode one text by a regex": r"nanobpe.Encoder(map(bytes, zip(range(256))), r'\w+|\s+').encode(text * 500)",
     "read": "nanobpe.count(nanobpe.read(itertools.repeat(path, 3000)), threads=1)",
     "learn": "nanobpe.learn(counts, vocab_size=2**20)",
 }

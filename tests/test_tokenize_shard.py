@@ -142,6 +142,8 @@ def test_a_streamed_shard_decodes_to_its_text_and_counts_its_bytes(tmp_path, byt
     ids = np.fromfile(place.out / "rows.bin", "<u2")
     assert {path.name for path in place.out.iterdir()} == {"rows.bin", "stats.json"}
     assert len(ids) == numbers["tokens"] == numbers["rows"] * 17
+    expected = [token for text in texts for token in (tokenizer.bos, *tokenizer.encode(text))]  # by tiktoken
+    assert ids.tolist() == expected[: len(ids)]
     kept = tokenizer.decode_bytes(ids[ids != tokenizer.bos].tolist())
     whole = "".join(texts).encode()
     assert whole.startswith(kept)

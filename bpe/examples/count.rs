@@ -15,17 +15,21 @@ fn main() {
         let (start, mut pieces, mut sum) = (Instant::now(), 0_u64, 0_usize);
         for text in &texts {
             splitter
-                .split(text, |start, end| {
-                    pieces += 1;
-                    sum ^= start ^ end;
-                })
+                .split(
+                    text,
+                    || false,
+                    |start, end| {
+                        pieces += 1;
+                        sum ^= start ^ end;
+                    },
+                )
                 .expect("no error");
         }
         let split = start.elapsed().as_secs_f64();
         let start = Instant::now();
         let mut counter = Counter::new(GPT4_PATTERN, Some(threads), None).expect("threads");
         for batch in texts.chunks(2048) {
-            counter.add(batch).expect("counted");
+            counter.add(batch, || Ok::<(), nanobpe::Error>(())).expect("counted");
         }
         let counted = start.elapsed().as_secs_f64();
         let counts = counter.finish().expect("counts");

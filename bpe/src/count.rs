@@ -7,10 +7,10 @@ use std::thread;
 use crate::counts::Counts;
 use crate::error::Error;
 use crate::split::Splitter;
+use crate::threads::{number_of_threads, together};
 use crate::word_list::WordList;
 use crate::words::{Dropped, WordMap};
 
-pub(crate) const MOST_THREADS: usize = 1024;
 const MOST_TEXTS_AT_ONCE: usize = 64;
 
 /// Words counted by one thread, over all batches.
@@ -21,16 +21,22 @@ struct Worker {
 
 impl Worker {
     /// Counts texts until none is left; `next` is the first that nobody has taken.
-    fn work(&mut self, texts: &[&str], next: &AtomicUsize, at_once: usize) -> Result<(), Error> {
+    fn work(
+        &mut self,
+        texts: &[&str],
+        next: &AtomicUsize,
+        at_once: usize,
+        give_up: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Error> {
         loop {
             let start = next.fetch_add(at_once, Ordering::Relaxed);
-            if start >= texts.len() {
+            if start >= texts.len() || give_up() {
                 self.words.settle();
                 return Ok(());
             }
             for text in &texts[start..texts.len().min(start + at_once)] {
                 let bytes = text.as_bytes();
-                self.splitter.split(text, |start, end| self.words.add_at(bytes, start, end))?;
+                self.splitter.split(text, &mut *give_up, |start, end| self.words.add_at(bytes, start, end))?;
             }
         }
     }
@@ -49,13 +55,7 @@ impl Counter {
     /// most so many distinct words are held, by each thread and at the end: whenever there are more, the rarer half is
     /// dropped, and `Counts::dropped` says how much; the result then depends on threads and order.
     pub fn new(pattern: &str, threads: Option<i64>, max_words: Option<i64>) -> Result<Self, Error> {
-        let threads = match threads {
-            Some(threads) => usize::try_from(threads)
-                .ok()
-                .filter(|n| (1..=MOST_THREADS).contains(n))
-                .ok_or(Error::Threads(threads))?,
-            None => thread::available_parallelism().map_or(1, usize::from),
-        };
+        let threads = number_of_threads(threads)?;
         let most_words = match max_words {
             Some(words) => usize::try_from(words).ok().filter(|&n| n > 0).ok_or(Error::MaxWords(words))?,
             None => usize::MAX,
@@ -66,24 +66,13 @@ impl Counter {
         Ok(Self { pattern: pattern.to_owned(), total_bytes: 0, most_words, workers })
     }
 
-    /// Counts a batch of texts.
-    pub fn add(&mut self, texts: &[&str]) -> Result<(), Error> {
+    /// Counts a batch of texts. Calls `check` every so often and stops at its error; then a part of it is counted.
+    pub fn add<E: From<Error>>(&mut self, texts: &[&str], check: impl FnMut() -> Result<(), E>) -> Result<(), E> {
         self.total_bytes += texts.iter().map(|text| text.len() as u64).sum::<u64>();
         let next = AtomicUsize::new(0);
         let at_once = (texts.len() / (16 * self.workers.len())).clamp(1, MOST_TEXTS_AT_ONCE);
-        let Some((first, others)) = self.workers.split_first_mut() else {
-            unreachable!("there is at least one worker");
-        };
-        thread::scope(|scope| {
-            let mut handles = Vec::new();
-            for worker in others.iter_mut().take(texts.len().saturating_sub(1)) {
-                let work = || worker.work(texts, &next, at_once);
-                handles.push(thread::Builder::new().spawn_scoped(scope, work)?);
-            }
-            let mine = first.work(texts, &next, at_once);
-            let theirs = handles.into_iter().map(|handle| handle.join().expect("no worker panics"));
-            theirs.fold(mine, Result::and)
-        })
+        let useful = self.workers.len().min(texts.len());
+        together(&mut self.workers[..useful], check, |worker, give_up| worker.work(texts, &next, at_once, give_up))
     }
 
     /// All counts together.
@@ -129,7 +118,7 @@ mod tests {
 
     fn count(texts: &[&str], threads: i64) -> Counts {
         let mut counter = Counter::new(GPT4_PATTERN, Some(threads), None).unwrap();
-        counter.add(texts).unwrap();
+        counter.add(texts, || Ok::<(), Error>(())).unwrap();
         counter.finish().unwrap()
     }
 
@@ -150,7 +139,7 @@ mod tests {
         let text: String = (0..3000).map(|i| format!(" word{} frequent{}", "x".repeat(i % 300), i % 7)).collect();
         for threads in [1, 3] {
             let mut counter = Counter::new(GPT4_PATTERN, Some(threads), Some(50)).unwrap();
-            counter.add(&[&text[..], &text[..]]).unwrap();
+            counter.add(&[&text[..], &text[..]], || Ok::<(), Error>(())).unwrap();
             let counts = counter.finish().unwrap();
             let (whole, kept) = (count(&[&text, &text], 1), counts.occurrences());
             assert!(counts.len() <= 50 && counts.dropped().words >= (whole.len() - counts.len()) as u64);
@@ -161,12 +150,5 @@ mod tests {
             }
         }
         assert!(matches!(Counter::new(GPT4_PATTERN, None, Some(0)), Err(Error::MaxWords(0))));
-    }
-
-    #[test]
-    fn a_number_of_threads_that_is_none_is_refused() {
-        for threads in [-1, 0, MOST_THREADS as i64 + 1] {
-            assert!(matches!(Counter::new(GPT4_PATTERN, Some(threads), None), Err(Error::Threads(_))));
-        }
     }
 }

@@ -4,11 +4,11 @@
 //! text alone (words in order of their bytes). Does not cover integrity beyond its own format: whoever stores the file
 //! keeps its digest.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
+use crate::save::save;
 use crate::split::Splitter;
 use crate::word_list::WordList;
 use crate::words::{Dropped, WordMap};
@@ -94,21 +94,18 @@ impl Counts {
     /// and per word its bytes and count; strings after their length, all numbers 64 bits, little-endian. The file is
     /// whole or absent.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let mut out = BufWriter::new(File::create(&partial)?);
-        out.write_all(MAGIC)?;
-        write_string(&mut out, self.pattern.as_bytes())?;
         let Dropped { words, occurrences } = self.dropped;
-        for number in [self.total_bytes, words, occurrences, self.len() as u64] {
-            out.write_all(&number.to_le_bytes())?;
-        }
-        for (word, count) in self.sorted() {
-            write_string(&mut out, word)?;
-            out.write_all(&count.to_le_bytes())?;
-        }
-        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-        Ok(std::fs::rename(&partial, path)?)
+        Ok(save(path, |out| {
+            out.write_all(MAGIC)?;
+            write_string(out, self.pattern.as_bytes())?;
+            for number in [self.total_bytes, words, occurrences, self.len() as u64] {
+                out.write_all(&number.to_le_bytes())?;
+            }
+            self.sorted().into_iter().try_for_each(|(word, count)| {
+                write_string(out, word)?;
+                out.write_all(&count.to_le_bytes())
+            })
+        })?)
     }
 
     /// Reads what `save` wrote; anything else is an error.

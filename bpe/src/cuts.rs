@@ -68,7 +68,7 @@ mod tests {
 
     fn lengths(splitter: &Splitter, text: &str) -> Vec<usize> {
         let mut lengths = Vec::new();
-        splitter.split(text, |start, end| lengths.push(end - start)).unwrap();
+        splitter.split(text, || false, |start, end| lengths.push(end - start)).unwrap();
         lengths
     }
 

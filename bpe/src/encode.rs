@@ -10,13 +10,12 @@ mod merge;
 mod ranks;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
-use crate::count::MOST_THREADS;
 use crate::error::Error;
 use crate::split::Splitter;
+use crate::threads::{number_of_threads, together};
 use cache::{Cache, Piece};
 use merge::Merger;
 use ranks::{NONE, Ranks};
@@ -103,7 +102,8 @@ impl Encoder {
     ) -> Result<T, E> {
         let chunks = chunks(texts);
         let mut workers = self.workers(number_of_threads(threads)?.min(chunks.len()));
-        let done = self.work(texts, &chunks, &mut workers, check);
+        let queue = Queue { texts, chunks: &chunks, next: &AtomicUsize::new(0) };
+        let done = together(&mut workers, check, |worker, give_up| worker.work(&self.ranks, queue, give_up));
         let taken = done.map(|()| take(&Parts::new(&workers)));
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(workers.into_iter().map(Worker::rested));
         taken
@@ -117,33 +117,6 @@ impl Encoder {
         workers.resize_with(number, || Worker::new(self.splitter.clone()));
         workers
     }
-
-    fn work<E: From<Error>>(
-        &self,
-        texts: &[&str],
-        chunks: &[Range<usize>],
-        workers: &mut [Worker],
-        mut check: impl FnMut() -> Result<(), E>,
-    ) -> Result<(), E> {
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let queue = Queue { texts, chunks, next: &next, stop: &stop };
-        let Some((first, others)) = workers.split_first_mut() else {
-            return Ok(());
-        };
-        thread::scope(|scope| {
-            let mut handles = Vec::new();
-            for worker in others {
-                let work = || worker.work(&self.ranks, queue, || Ok(()));
-                match thread::Builder::new().spawn_scoped(scope, work) {
-                    Ok(handle) => handles.push(handle),
-                    Err(error) => return Err(queue.stop_at(E::from(Error::Io(error)))),
-                }
-            }
-            let mine = first.work(&self.ranks, queue, &mut check);
-            let theirs = handles.into_iter().map(|handle| handle.join().expect("no worker panics"));
-            theirs.map(|done: Result<(), Error>| done.map_err(E::from)).fold(mine, Result::and)
-        })
-    }
 }
 
 /// Texts that threads take in chunks.
@@ -152,21 +125,12 @@ struct Queue<'a> {
     texts: &'a [&'a str],
     chunks: &'a [Range<usize>],
     next: &'a AtomicUsize,
-    stop: &'a AtomicBool,
 }
 
 impl<'a> Queue<'a> {
     fn take(&self) -> Option<(usize, &'a [&'a str])> {
-        if self.stop.load(Ordering::Relaxed) {
-            return None;
-        }
         let chunk = self.next.fetch_add(1, Ordering::Relaxed);
         self.chunks.get(chunk).map(|range| (chunk, &self.texts[range.clone()]))
-    }
-
-    fn stop_at<E>(&self, error: E) -> E {
-        self.stop.store(true, Ordering::Relaxed);
-        error
     }
 }
 
@@ -183,26 +147,21 @@ impl Worker {
         Self { splitter, batch, ids: Vec::new(), ends: Vec::new(), chunks: Vec::new() }
     }
 
-    fn work<E: From<Error>>(
-        &mut self,
-        ranks: &Ranks,
-        queue: Queue,
-        mut check: impl FnMut() -> Result<(), E>,
-    ) -> Result<(), E> {
+    fn work(&mut self, ranks: &Ranks, queue: Queue, give_up: &mut dyn FnMut() -> bool) -> Result<(), Error> {
         while let Some((chunk, texts)) = queue.take() {
             self.chunks.push(Claim { chunk, texts: texts.len() });
-            for text in texts {
-                self.encode(ranks, text).map_err(|error| queue.stop_at(E::from(error)))?;
+            texts.iter().try_for_each(|text| self.encode(ranks, text, &mut *give_up))?;
+            if give_up() {
+                break;
             }
-            check().map_err(|error| queue.stop_at(error))?;
         }
         Ok(())
     }
 
-    fn encode(&mut self, ranks: &Ranks, text: &str) -> Result<(), Error> {
+    fn encode(&mut self, ranks: &Ranks, text: &str, give_up: &mut dyn FnMut() -> bool) -> Result<(), Error> {
         let (batch, ids, bytes) = (&mut self.batch, &mut self.ids, text.as_bytes());
         batch.start = 0;
-        let split = self.splitter.split(text, |_, end| {
+        let split = self.splitter.split(text, give_up, |_, end| {
             batch.ends[batch.number % PIECES] = end;
             batch.number += 1;
             if batch.number == PIECES {
@@ -311,15 +270,6 @@ fn chunks(texts: &[&str]) -> Vec<Range<usize>> {
     chunks
 }
 
-fn number_of_threads(threads: Option<i64>) -> Result<usize, Error> {
-    match threads {
-        Some(threads) => {
-            usize::try_from(threads).ok().filter(|n| (1..=MOST_THREADS).contains(n)).ok_or(Error::Threads(threads))
-        }
-        None => Ok(thread::available_parallelism().map_or(1, usize::from)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,10 +327,8 @@ mod tests {
         assert!(matches!(refused, Err(Error::Pattern { .. })));
         let refused: Result<Encoded, Error> = encoder.encode_batch(&["b"], Some(2), || Err(Error::EmptyCorpus));
         assert!(matches!(refused, Err(Error::EmptyCorpus)));
-        for threads in [-1, 0, MOST_THREADS as i64 + 1] {
-            let refused: Result<Encoded, Error> = encoder.encode_batch(&["b"], Some(threads), || Ok(()));
-            assert!(matches!(refused, Err(Error::Threads(_))));
-        }
+        let refused: Result<Encoded, Error> = encoder.encode_batch(&["b"], Some(0), || Ok(()));
+        assert!(matches!(refused, Err(Error::Threads(0))));
         assert_eq!(encode(&encoder, &["bb"], 1).ids, [98, 98]);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::count::MOST_THREADS;
+use crate::threads::MOST_THREADS;
 
 /// What a user can get wrong.
 #[derive(Debug)]

@@ -23,9 +23,11 @@ mod py_encode;
 mod py_errors;
 #[cfg(feature = "python")]
 mod py_texts;
+mod save;
 mod scan;
 mod split;
 mod texts;
+mod threads;
 mod vocabulary;
 mod word_list;
 mod words;

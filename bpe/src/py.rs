@@ -2,7 +2,6 @@
 //! With `py_texts.rs` and `py_errors.rs` all that knows Python. Does not cover reading files: `_files.py` does.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
@@ -10,14 +9,12 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use crate::counts::Counts;
 use crate::learn::{TieOrder, Vocabulary};
-use crate::py_errors::{NanobpeError, PatternError, VocabularySizeError, about_file, add_exceptions};
+use crate::py_errors::{NanobpeError, PatternError, VocabularySizeError, about_file, add_exceptions, signals};
 use crate::py_texts::{Feed, PyTexts, arrow_texts, json_texts, last_cut_of, plain_texts};
 use crate::split::Splitter;
-use crate::{Counter, GPT4_PATTERN};
+use crate::{CL100K_PATTERN, Counter, GPT2_PATTERN, GPT4_PATTERN, O200K_PATTERN};
 
 const VOCAB_SIZES: std::ops::RangeInclusive<i64> = 256..=(1 << 31) - 1; // ids have 31 bits
-/// Between two looks for signals while learning; each may wait 5 ms for the interpreter lock.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 #[pyclass(name = "Counts", module = "nanobpe", frozen)]
 struct PyCounts(Counts);
@@ -206,12 +203,9 @@ fn learn<'py>(
         None => Ok(()),
     };
     let step = (size / 100) as usize;
-    let (mut next_report, mut looked) = (256 + step, Instant::now());
+    let (mut next_report, mut signals) = (256 + step, signals());
     let check = |tokens: usize| {
-        if looked.elapsed() > PATIENCE {
-            looked = Instant::now();
-            Python::attach(|py| py.check_signals())?;
-        }
+        signals()?;
         if tokens >= next_report {
             next_report = tokens + step;
             report(tokens)?;
@@ -246,7 +240,10 @@ fn train<'py>(
 
 #[pymodule]
 fn _nanobpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("CL100K_PATTERN", CL100K_PATTERN)?;
+    module.add("GPT2_PATTERN", GPT2_PATTERN)?;
     module.add("GPT4_PATTERN", GPT4_PATTERN)?;
+    module.add("O200K_PATTERN", O200K_PATTERN)?;
     add_exceptions(module)?;
     module.add_class::<PyCounts>()?;
     module.add_class::<crate::py_encode::PyEncoder>()?;

@@ -7,6 +7,8 @@ use pyo3::types::{PyByteArray, PyBytes, PyString};
 
 use crate::GPT4_PATTERN;
 use crate::encode::{Encoder, Parts};
+use crate::py_errors::signals;
+use crate::py_texts::blocks_of;
 
 #[pyclass(name = "Encoder", module = "nanobpe", frozen)]
 pub struct PyEncoder {
@@ -45,7 +47,7 @@ impl PyEncoder {
         let text = encodable(text)?;
         let texts = [text.to_str()?];
         let ids = |parts: &Parts<'_>| Python::attach(|py| ids_of(py, parts).map(Bound::unbind));
-        Ok(py.detach(|| self.encoder.encode_with(&texts, Some(1), check_signals, ids))??.into_bound(py))
+        Ok(py.detach(|| self.encoder.encode_with(&texts, Some(1), signals(), ids))??.into_bound(py))
     }
 
     #[pyo3(signature = (texts, threads = None))]
@@ -58,19 +60,19 @@ impl PyEncoder {
             return Err(PyTypeError::new_err("texts must be an iterable of str, not one str: put it in a list"));
         }
         let py = texts.py();
-        let text = |text: PyResult<Bound<'py, PyAny>>| encodable(text?.cast_into::<PyString>()?);
-        let texts = texts.try_iter()?.map(text).collect::<PyResult<Vec<_>>>()?;
-        let texts = texts.iter().map(|text| text.to_str()).collect::<PyResult<Vec<&str>>>()?;
+        let blocks = blocks_of(texts)?;
+        let strings = match &blocks {
+            None => texts.try_iter()?.map(|text| encodable(text?.cast_into::<PyString>()?)).collect(),
+            Some(_) => PyResult::Ok(Vec::new()),
+        }?;
+        let mut texts = strings.iter().map(|text| text.to_str()).collect::<PyResult<Vec<&str>>>()?;
+        texts.extend(blocks.iter().flatten().flat_map(|block| block.get().0.iter()));
         let arrays = |parts: &Parts<'_>| -> PyResult<_> {
             Python::attach(|py| Ok((ids_of(py, parts)?.unbind(), offsets_of(py, parts, texts.len())?.unbind())))
         };
-        let (ids, offsets) = py.detach(|| self.encoder.encode_with(&texts, threads, check_signals, arrays))??;
+        let (ids, offsets) = py.detach(|| self.encoder.encode_with(&texts, threads, signals(), arrays))??;
         Ok((ids.into_bound(py), offsets.into_bound(py)))
     }
-}
-
-fn check_signals() -> PyResult<()> {
-    Python::attach(|py| py.check_signals())
 }
 
 /// The text, with U+FFFD for surrogates that are not a pair, which have no UTF-8: what tiktoken does.

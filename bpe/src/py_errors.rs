@@ -1,8 +1,9 @@
-//! One Python exception per kind of error. Promises that all of them are `NanobpeError`s but for what the operating
+//! One Python exception per kind of error, and the one of Ctrl-C. Promises that all of them are `NanobpeError`s but for what the operating
 //! system refuses, which stays an `OSError` and names its file. Does not cover arguments of a wrong type: PyO3 refuses
 //! those.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use pyo3::create_exception;
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -20,6 +21,21 @@ create_exception!(nanobpe, CountsError, NanobpeError, "Word counts that cannot b
 create_exception!(nanobpe, VocabularyError, NanobpeError, "A file that is no vocabulary.");
 create_exception!(nanobpe, TextError, NanobpeError, "A text that is not UTF-8, or a line that holds none.");
 create_exception!(nanobpe, FileFormatError, NanobpeError, "A file that `read` does not take.");
+
+/// Between two looks for Ctrl-C; each may wait 5 ms for the interpreter lock.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What long work without the interpreter lock calls as often as it likes, to be ended by Ctrl-C.
+pub fn signals() -> impl FnMut() -> PyResult<()> {
+    let mut looked = Instant::now();
+    move || {
+        if looked.elapsed() > PATIENCE {
+            looked = Instant::now();
+            Python::attach(|py| py.check_signals())?;
+        }
+        Ok(())
+    }
+}
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {

@@ -2,8 +2,7 @@
 //! arrays of strings through their buffers, and blocks of many texts.
 //!
 //! Promises that a text is let go once its batch is counted, that the interpreter lock is released while a batch is
-//! counted, and that batches are small enough for Ctrl-C to be seen within a second (but for a single text that a regex
-//! splits: that is one batch). Does not cover reading files.
+//! counted, and that Ctrl-C is seen within a second. Does not cover reading files.
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use pyo3::types::{PyBytes, PyList, PyMemoryView, PySlice, PyString};
 
 use crate::Counter;
 use crate::cuts::{PART_BYTES, last_cut, parts};
+use crate::py_errors::signals;
 use crate::texts::{Place, Texts};
 
 const LEAST_BATCH_BYTES: usize = 64 << 10;
@@ -25,7 +25,7 @@ const SHORT: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_millis(400);
 
 #[pyclass(name = "Texts", module = "nanobpe", frozen)]
-pub struct PyTexts(Texts);
+pub struct PyTexts(pub Texts);
 
 #[pymethods]
 impl PyTexts {
@@ -115,20 +115,10 @@ impl<'py> Feed<'py> {
             let message = format!("text {number} is of type {kind}: give str, UTF-8 bytes, or Arrow arrays of strings");
             return Err(PyTypeError::new_err(message));
         }
-        if item.hasattr(intern!(py, "chunks"))? {
-            return item.getattr(intern!(py, "chunks"))?.try_iter()?.try_for_each(|chunk| self.take(&chunk?));
-        }
-        let array = ArrowStrings::new(item)?;
-        let mut rows = 0;
-        while rows < array.len() {
-            let end = array.end_of_batch(rows);
-            let place = Place { kind: "text", first: self.num_texts };
-            let texts = array.texts(py, rows, end, place)?;
+        arrow_blocks(item, self.num_texts, &mut |texts, rows| {
             let bytes = texts.num_bytes();
-            self.push(py, Source::Many(Bound::new(py, PyTexts(texts))?), (end - rows) as u64, bytes)?;
-            rows = end;
-        }
-        Ok(())
+            self.push(py, Source::Many(Bound::new(py, PyTexts(texts))?), rows, bytes)
+        })
     }
 
     fn push(&mut self, py: Python<'py>, source: Source<'py>, texts: u64, bytes: usize) -> PyResult<()> {
@@ -174,7 +164,7 @@ impl<'py> Feed<'py> {
 
     fn count(&mut self, py: Python<'py>, batch: &[&str], bytes: usize) -> PyResult<()> {
         let started = Instant::now();
-        py.detach(|| self.counter.add(batch))?;
+        py.detach(|| self.counter.add(batch, signals()))?;
         match started.elapsed() {
             took if took < SHORT => self.batch_bytes = (self.batch_bytes * 2).min(MOST_BATCH_BYTES),
             took if took > LONG => self.batch_bytes = (self.batch_bytes / 2).max(LEAST_BATCH_BYTES),
@@ -193,6 +183,48 @@ fn is_arrow(item: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = item.py();
     Ok(item.hasattr(intern!(py, "type"))?
         && (item.hasattr(intern!(py, "buffers"))? || item.hasattr(intern!(py, "chunks"))?))
+}
+
+/// Texts that come as one block or in an Arrow array, the latter in blocks; none for any other iterable of texts.
+pub fn blocks_of<'py>(texts: &Bound<'py, PyAny>) -> PyResult<Option<Vec<Bound<'py, PyTexts>>>> {
+    if let Ok(block) = texts.cast::<PyTexts>() {
+        return Ok(Some(vec![block.clone()]));
+    }
+    if !is_arrow(texts)? {
+        return Ok(None);
+    }
+    let mut blocks = Vec::new();
+    arrow_blocks(texts, 0, &mut |block, _| {
+        blocks.push(Bound::new(texts.py(), PyTexts(block))?);
+        Ok(())
+    })?;
+    Ok(Some(blocks))
+}
+
+/// Calls `each` with the texts of an Arrow array, chunked or not, in blocks of bounded size, and the number of rows of
+/// each block; errors number the rows from `first`.
+fn arrow_blocks(
+    array: &Bound<'_, PyAny>,
+    mut first: u64,
+    each: &mut dyn FnMut(Texts, u64) -> PyResult<()>,
+) -> PyResult<()> {
+    let py = array.py();
+    if array.hasattr(intern!(py, "chunks"))? {
+        for chunk in array.getattr(intern!(py, "chunks"))?.try_iter()? {
+            let chunk = chunk?;
+            arrow_blocks(&chunk, first, each)?;
+            first += chunk.len()? as u64;
+        }
+        return Ok(());
+    }
+    let (array, mut rows) = (ArrowStrings::new(array)?, 0);
+    while rows < array.len() {
+        let end = array.end_of_batch(rows);
+        let place = Place { kind: "text", first: first + rows as u64 };
+        each(array.texts(py, rows, end, place)?, (end - rows) as u64)?;
+        rows = end;
+    }
+    Ok(())
 }
 
 /// An Arrow array of strings, known by its buffers: which rows are there (a bit each), where each starts, the bytes.

@@ -32,6 +32,8 @@ pub const GPT2_PATTERN: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\
 /// The pattern of tiktoken's r50k_base, letter for letter: it cuts as GPT-2's does.
 const R50K_PATTERN: &str = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s";
 
+const MATCHES: usize = 1024; // of the regex engine, between two looks whether to give up
+
 /// A way to cut text into pieces.
 #[derive(Clone)]
 pub enum Splitter {
@@ -54,25 +56,38 @@ impl Splitter {
     }
 
     /// Calls `each` with where each piece of `text` starts and ends, in order; an error where the regex engine gives
-    /// up.
+    /// up. That engine is slow: every so many pieces it asks `give_up`, and leaves the rest of the text if that is so.
     #[inline]
-    pub fn split(&self, text: &str, each: impl FnMut(usize, usize)) -> Result<(), Error> {
+    pub fn split(
+        &self,
+        text: &str,
+        give_up: impl FnMut() -> bool,
+        each: impl FnMut(usize, usize),
+    ) -> Result<(), Error> {
         match self {
             Self::Scanner(scanner) => scanner.split(text, each),
-            Self::Regex(regex) => return split_by_regex(regex, text, each),
+            Self::Regex(regex) => return split_by_regex(regex, text, give_up, each),
         }
         Ok(())
     }
 }
 
-fn split_by_regex(regex: &Regex, text: &str, mut each: impl FnMut(usize, usize)) -> Result<(), Error> {
+fn split_by_regex(
+    regex: &Regex,
+    text: &str,
+    mut give_up: impl FnMut() -> bool,
+    mut each: impl FnMut(usize, usize),
+) -> Result<(), Error> {
     let mut covered = 0;
     let mut piece = |start: usize, end: usize| {
         if start < end {
             each(start, end);
         }
     };
-    for found in regex.find_iter(text) {
+    for (number, found) in regex.find_iter(text).enumerate() {
+        if number % MATCHES == MATCHES - 1 && give_up() {
+            return Ok(());
+        }
         let found = found.map_err(|error| refusal(regex.as_str(), &error))?;
         if found.start() < found.end() {
             piece(covered, found.start());
@@ -113,7 +128,7 @@ mod tests {
     fn pieces(splitter: &Splitter, text: &str) -> Vec<String> {
         let mut out = Vec::new();
         let each = |start: usize, end: usize| out.push(text[start..end].to_owned());
-        splitter.split(text, each).unwrap();
+        splitter.split(text, || false, each).unwrap();
         out
     }
 
@@ -190,6 +205,13 @@ mod tests {
         assert!(matches!(Splitter::new("(a"), Err(Error::Pattern { .. })));
         let splitter = Splitter::new(r"(?=(a|aa)+$)\1b").unwrap();
         let text = "a".repeat(10_000) + "c";
-        assert!(matches!(splitter.split(&text, |_, _| {}), Err(Error::Pattern { .. })));
+        assert!(matches!(splitter.split(&text, || false, |_, _| {}), Err(Error::Pattern { .. })));
+    }
+
+    #[test]
+    fn a_long_text_is_given_up_within_it() {
+        let (text, mut pieces) = ("ab ".repeat(10 * MATCHES), 0);
+        Splitter::new("[a-z]+").unwrap().split(&text, || true, |_, _| pieces += 1).unwrap();
+        assert!((MATCHES..3 * MATCHES).contains(&pieces));
     }
 }

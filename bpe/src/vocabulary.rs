@@ -1,11 +1,11 @@
 //! Saves a vocabulary as JSON and reads it back: tokens in base64, one a line, for a file that tools can compare.
 //!
 //! Promises that the file is whole or absent, and that what is read is a vocabulary: the 256 bytes first, every other
-//! token made of two before it, and no two equal. Does not cover integrity beyond that: whoever stores the file keeps its digest.
+//! token made of two before it, and no two equal. Does not cover integrity beyond that: whoever stores the file keeps
+//! its digest.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
 use base64::Engine;
@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::learn::Vocabulary;
+use crate::save::save;
 use crate::split::Splitter;
 
 const FORMAT: &str = "nanobpe-vocabulary-1";
@@ -21,16 +22,13 @@ const FORMAT: &str = "nanobpe-vocabulary-1";
 impl Vocabulary {
     /// Writes the vocabulary to `path`; the file is whole or absent.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let mut out = BufWriter::new(File::create(&partial)?);
-        write!(out, "{{\"format\": \"{FORMAT}\",\n \"pattern\": {},\n \"tokens\": [", Value::from(&*self.pattern))?;
-        for (id, token) in self.tokens.iter().enumerate() {
-            write!(out, "{}\n  \"{}\"", if id == 0 { "" } else { "," }, STANDARD.encode(token))?;
-        }
-        out.write_all(b"\n ]}\n")?;
-        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-        Ok(std::fs::rename(&partial, path)?)
+        Ok(save(path, |out| {
+            write!(out, "{{\"format\": \"{FORMAT}\",\n \"pattern\": {},\n \"tokens\": [", Value::from(&*self.pattern))?;
+            for (id, token) in self.tokens.iter().enumerate() {
+                write!(out, "{}\n  \"{}\"", if id == 0 { "" } else { "," }, STANDARD.encode(token))?;
+            }
+            out.write_all(b"\n ]}\n")
+        })?)
     }
 
     /// Reads what `save` wrote; anything else is an error.

@@ -6,7 +6,10 @@ tiktoken gives; it knows no special tokens and does not decode.
 
 from nanobpe._files import read
 from nanobpe._nanobpe import (
+    CL100K_PATTERN,
+    GPT2_PATTERN,
     GPT4_PATTERN,
+    O200K_PATTERN,
     CorpusTooSmallError,
     Counts,
     CountsError,
@@ -27,7 +30,10 @@ from nanobpe._nanobpe import (
 )
 
 __all__ = [
+    "CL100K_PATTERN",
+    "GPT2_PATTERN",
     "GPT4_PATTERN",
+    "O200K_PATTERN",
     "CorpusTooSmallError",
     "Counts",
     "CountsError",

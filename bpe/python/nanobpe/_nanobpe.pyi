@@ -28,6 +28,12 @@ class ArrowChunks(Protocol):
 
 GPT4_PATTERN: str
 """The pattern of GPT-4 (tiktoken's cl100k_base, of 2023), but with digit groups of at most 2."""
+CL100K_PATTERN: str
+"""The pattern of tiktoken's cl100k_base (GPT-4)."""
+O200K_PATTERN: str
+"""The pattern of tiktoken's o200k_base (GPT-4o)."""
+GPT2_PATTERN: str
+"""The pattern of GPT-2."""
 
 class NanobpeError(ValueError):
     """What this package refuses; all of its exceptions derive from this."""
@@ -127,10 +133,11 @@ class Encoder:
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         """The ids of one text, on this thread."""
     def encode_batch(
-        self, texts: Iterable[str], threads: int | None = None
+        self, texts: Iterable[str] | Block, threads: int | None = None
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
         """The ids of all texts end to end, and len(texts) + 1 offsets: text i has ids[offsets[i] : offsets[i + 1]].
 
+        Many texts at once, an Arrow array of strings (its nulls are no texts), save making each a `str`.
         The work is done without the interpreter's lock on `threads` threads (None: one per core); Ctrl-C ends it.
         """
 

@@ -17,7 +17,7 @@ const THRESHOLDS: [Thresholds; 4] = [
 
 fn counts(text: &str, pattern: &str) -> Counts {
     let mut counter = Counter::new(pattern, Some(1), None).unwrap();
-    counter.add(&[text]).unwrap();
+    counter.add(&[text], || Ok::<(), Error>(())).unwrap();
     counter.finish().unwrap()
 }
 
