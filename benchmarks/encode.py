@@ -6,7 +6,8 @@
 Learns a vocabulary from one text and encodes another: one document after the other, and all in one batch on one and on
 two threads, cold (the first pass of a fresh process) and warm (the median of the passes after it). Contenders take
 turns, so that a busy machine troubles all of them; figures are medians over runs, ratios against tiktoken's figure for
-the same way. Each gives what it gives to its users: tiktoken and tokenizers lists, nanobpe and gigatoken arrays.
+the same way. Each gives what it gives to its users: tiktoken and tokenizers lists, gigatoken an array for each text,
+nanobpe one for the batch.
 Trailing white space is cut from the documents and digit groups are of three by default, for gigatoken splits in no
 other way; tokenizers is slow, gets a tenth of the text and runs once. It does not measure training. Needs Linux.
 """
@@ -64,7 +65,7 @@ def gigatoken_encode(tokens: list[bytes], pattern: str, batch: bool, threads: in
         file.flush()
         encoder = gigatoken.Tokenizer.from_tiktoken(file.name, "cl100k")
     if batch:
-        return lambda texts: encoder.encode_batch(texts, parallel=threads > 1), lambda out: flat(out.to_list())
+        return lambda texts: encoder.encode_batch(texts, parallel=threads > 1), np.concatenate
     return lambda texts: [encoder.encode(text) for text in texts], np.concatenate
 
 

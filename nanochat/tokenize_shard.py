@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from nanochat.stage import Place
     from nanochat.tokenizer import Tokenizer
 
-BATCH_DOCS = 1024  # documents handed to the encoder together: a row group of text.parquet
-
 
 @dataclasses.dataclass
 class Tally:
@@ -85,19 +83,20 @@ def write_rows(stage: Tokenize, tokenizer: Tokenizer, place: Place) -> Tally:
 
 
 def encode_documents(stage: Tokenize, tokenizer: Tokenizer, place: Place, tally: Tally) -> Iterator[np.ndarray]:
-    """Ids of every document of the part, uint32 (n,), in order: those of `tokenizer.encode`, ten times as fast."""
+    """Ids of every document of the part, uint32 (n,), in order: those of `tokenizer.encode`, only faster."""
     import nanobpe
     import pyarrow.parquet as pq
 
     encoder = nanobpe.Encoder(tokenizer.tokens, tokenizer.pattern)
-    with pq.ParquetFile(place["download"] / "text.parquet") as text:
-        for batch in text.iter_batches(BATCH_DOCS, columns=["text"]):
-            ids, offsets = encoder.encode_batch(batch.column(0), stage.threads or None)  # (all,), (documents + 1,)
-            for start, end in itertools.pairwise(offsets.tolist()):
-                tally.documents += 1
-                tally.encoded += end - start
-                yield ids[start:end]
-            place.metrics.progress(tally.documents, text.metadata.num_rows, "documents")
+    shard = place["download"] / "text.parquet"
+    total = pq.read_metadata(shard).num_rows
+    for texts in nanobpe.read(shard):
+        ids, offsets = encoder.encode_batch(texts, stage.threads or None)  # (tokens,), (texts + 1,)
+        for start, end in itertools.pairwise(offsets.tolist()):
+            tally.documents += 1
+            tally.encoded += end - start
+            yield ids[start:end]
+        place.metrics.progress(tally.documents, total, "documents")
 
 
 def gather(stage: Tokenize, place: Place) -> dict[str, float]:

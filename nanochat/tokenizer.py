@@ -151,7 +151,7 @@ def train_tokenizer(stage: pipeline.Tokenizer, place: Place) -> dict[str, float]
     try:
         counts = nanobpe.Counts.load(*(part / COUNTS for part in place.parts("word_counts")[1:]))
         vocabulary = nanobpe.learn(counts, vocab_size=stage.vocab_size - len(SPECIAL_TOKENS))
-    except nanobpe.NanobpeError as error:
+    except (nanobpe.VocabularySizeError, nanobpe.CorpusTooSmallError, nanobpe.EmptyCorpusError) as error:
         knobs = f"tokenizer.vocab_size = {stage.vocab_size} (of them {len(SPECIAL_TOKENS)} special)"
         raise ValueError(f"{knobs}, or take more text (download.num_shards, word_counts.max_chars): {error}") from error
     tokenizer = Tokenizer(tuple(vocabulary.tokens), vocabulary.pattern)

@@ -64,7 +64,7 @@ def beginnings(batches: Iterable[pa.Array], most: int, most_per_text: int) -> It
     """The beginnings of the texts, up to `most_per_text` characters each, until they make `most` together."""
     import pyarrow.compute as pc
 
-    for batch in batches:
+    for batch in (some.drop_null() for some in batches):
         texts = pc.utf8_slice_codeunits(batch, 0, min(most, most_per_text))
         ends = pc.cumulative_sum(pc.utf8_length(texts).cast("int64"))  # characters up to the end of each text
         whole = pc.sum(pc.less_equal(ends, most)).as_py() or 0

@@ -18,6 +18,13 @@ from tests.prefect_server import deployed, prefect_server
 
 __all__ = ["deployed", "home", "made", "prefect_server"]
 
+LONG = ("test_remote", "test_flow", "test_promises", "test_ui", "test_resume", "test_track", "test_server")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes come first: a worker has a file to itself, and the others fill the time after them."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
 
 @pytest.fixture(autouse=True)
 def same_environment():

@@ -4,6 +4,7 @@ import base64
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -168,7 +169,7 @@ def test_many_files_of_counts_add_up_and_a_bad_one_is_named(tmp_path: Path) -> N
     with pytest.raises(nanobpe.CountsError, match=r"bad: .* start"):
         nanobpe.Counts.load(*paths, tmp_path / "bad")
     nanobpe.count(["a"], pattern="a").save(tmp_path / "other")
-    with pytest.raises(nanobpe.CountsError, match="different patterns"):
+    with pytest.raises(nanobpe.CountsError, match=r"other: .*different patterns"):
         nanobpe.Counts.load(*paths, tmp_path / "other")
 
 
@@ -188,6 +189,10 @@ def test_what_a_bound_on_words_dropped_is_said() -> None:
     assert (whole.dropped_words, whole.dropped_occurrences) == (0, 0)
 
 
+BYTES = [bytes([byte]) for byte in range(256)]
+ENCODER = nanobpe.Encoder(BYTES)
+
+
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [
@@ -203,6 +208,8 @@ def test_what_a_bound_on_words_dropped_is_said() -> None:
         (nanobpe.NanobpeError, f"threads={2**70}: out of range", lambda: nanobpe.count(["a"], threads=2**70)),
         (nanobpe.NanobpeError, "max_words=0: give at least 1", lambda: nanobpe.count(["a"], max_words=0)),
         (nanobpe.NanobpeError, "tie_order=.*byte_level", lambda: nanobpe.train(["a"], vocab_size=256, tie_order="x")),
+        (nanobpe.NanobpeError, f"threads={2**70}", lambda: ENCODER.encode_batch(["a"], 2**70)),
+        (nanobpe.PatternError, "surrogates", lambda: nanobpe.Encoder(BYTES, "\ud800")),
         (nanobpe.EmptyCorpusError, "no text", lambda: nanobpe.train([], vocab_size=300)),
         (nanobpe.EmptyCorpusError, "no text", lambda: nanobpe.train(["", ""], vocab_size=256)),
         (nanobpe.CorpusTooSmallError, "gives 257 tokens", lambda: nanobpe.train(["ab"], vocab_size=258)),
@@ -269,6 +276,10 @@ WORK = {
     "count by a regex": r"nanobpe.count(itertools.repeat(text), threads=1, pattern=r'\w+|\s+')",
     "count one text by a regex": r"nanobpe.count([text * 500], threads=1, pattern=r'\w+|\s+')",
     "wait for a thread": r"nanobpe.count([text * 500, text * 500, ''], threads=3, pattern=r'\w+|\s+')",
+    "count nothing": "nanobpe.count(itertools.repeat(''), threads=1)",
+    "encode nothing": "nanobpe.Encoder(map(bytes, zip(range(256)))).encode_batch(itertools.repeat(''))",
+    "encode one text": "nanobpe.Encoder(map(bytes, zip(range(256)))).encode(text * 1000)",
+    "encode one piece": "nanobpe.Encoder([*map(bytes, zip(range(256))), b'aa']).encode('a' * 50_000_000)",
     "encode": r"nanobpe.Encoder(map(bytes, zip(range(256)))).encode_batch([text] * 5000, 2)",
     "encode one text by a regex": r"nanobpe.Encoder(map(bytes, zip(range(256))), r'\w+|\s+').encode(text * 500)",
     "read": "nanobpe.count(nanobpe.read(itertools.repeat(path, 3000)), threads=1)",
@@ -304,6 +315,25 @@ def test_ctrl_c_ends_every_phase(work: str, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == "interrupted\n"
         assert process.wait() == 0
+
+
+STARVED = """
+import nanobpe, resource
+texts = ["some words"] * 5000
+room = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + 2**28
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+try:
+    nanobpe.count(texts, threads=1000)
+except nanobpe.NanobpeError as error:
+    print(error)
+print(nanobpe.count(texts, threads=2).total_bytes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's way to say how much memory is mapped")
+def test_more_threads_than_the_system_starts_are_an_error_that_says_so() -> None:
+    done = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, check=False)
+    assert re.fullmatch(r"threads=1000: the operating system does not start so many .*\n50000\n", done.stdout), done
 
 
 @pytest.mark.parametrize("phase", ["count", "learn"])

@@ -234,6 +234,40 @@ def test_an_arrow_array_whose_buffers_lie_is_refused(array: Lying) -> None:
         nanobpe.count([array])
 
 
+class Endless(Lying):
+    """Claims more rows than any machine has, or to be made of itself."""
+
+    def __init__(self, **also: object) -> None:
+        super().__init__([0, 2], b"ab")
+        self.rows, self.all_buffers = sys.maxsize, [None, None, None]
+        vars(self).update(also)
+
+
+def test_an_array_without_end_is_refused() -> None:
+    itself = Endless()
+    for array in (Endless(), Endless(offset=sys.maxsize), Endless(chunks=[Endless()]), itself):
+        itself.chunks = [itself]  # type: ignore[attr-defined]
+        with pytest.raises((nanobpe.TextError, TypeError), match="Arrow array"):
+            nanobpe.count(array)
+
+
+def test_names_of_files_and_columns_may_be_any(tmp_path: Path) -> None:
+    column = pa.array([{"text": "ab"}])
+    pq.write_table(pa.table({"doc.text": ["low lower"], "doc": column, "\u00e9.": ["a"]}), tmp_path / "a.parquet")
+    texts = nanobpe.read(tmp_path / "a.parquet", column="doc.text")
+    assert same(texts, ["low lower"])
+    assert same(nanobpe.read(tmp_path / "a.parquet", column="\u00e9."), ["a"])
+    odd = tmp_path / b"caf\xe9.txt".decode("utf-8", "surrogateescape")
+    odd.write_text("low lower")
+    assert same(nanobpe.read(odd), ["low lower"])
+    odd.write_bytes(b"\xff")
+    with pytest.raises(nanobpe.TextError, match=r"caf.*udce9"):
+        nanobpe.count(nanobpe.read(odd))
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+    with pytest.raises(nanobpe.TextError, match="no key"):
+        nanobpe.count(nanobpe.read(tmp_path / "a.jsonl", column="\ud800"))
+
+
 def test_an_error_of_the_texts_themselves_comes_through() -> None:
     def texts() -> Iterator[str]:
         yield "a"

@@ -149,7 +149,7 @@ def test_a_streamed_shard_decodes_to_its_text_and_counts_its_bytes(tmp_path, byt
     assert whole.startswith(kept)
     assert numbers["bytes"] == len(kept)
     assert numbers["documents"] == 50
-    assert [row["done"] for row in read(place.metrics.path)] == [50]
+    assert [row["done"] for row in read(place.metrics.path)][-1] == 50
 
 
 @pytest.mark.parametrize("packing", ["best_fit", "stream"])

@@ -54,6 +54,13 @@ def test_budgets_cut_documents_and_corpus(batches: list[list[str]], most: int, m
     assert [text for text in texts if text] == [text for text in expected if text]
 
 
+def test_nulls_are_no_texts_and_hide_none_after_them(tmp_path: Path) -> None:
+    place = shard(tmp_path, ["some", "words"])
+    pq.write_table(pa.table({"text": ["some", None, "words"]}), place["download"] / "text.parquet")
+    count_words(knobs(), place)
+    assert [word for word, _ in nanobpe.Counts.load(place.out / COUNTS).items()] == [b"some", b"words"]
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_a_shard_is_counted_within_its_budget_whatever_the_threads(tmp_path: Path, threads: int) -> None:
     place = shard(tmp_path, TEXTS)

@@ -32,7 +32,7 @@ fn main() {
             counter.add(batch, || Ok::<(), nanobpe::Error>(())).expect("counted");
         }
         let counted = start.elapsed().as_secs_f64();
-        let counts = counter.finish().expect("counts");
+        let counts = counter.finish(|| Ok::<(), nanobpe::Error>(())).expect("counts");
         let all = start.elapsed().as_secs_f64();
         println!(
             "split {split:.3} s ({pieces} pieces, {sum}), count {counted:.3} s, with finish {all:.3} s, {} words",

@@ -160,7 +160,7 @@ fn count(random: &mut Random, texts: &[&str], pattern: &str, threads: i64, most:
         (batch, rest) = rest.split_at(1 + random.below(rest.len()));
         counter.add(batch, || Ok::<(), Error>(())).expect("counted");
     }
-    counter.finish().expect("counts")
+    counter.finish(|| Ok::<(), Error>(())).expect("counts")
 }
 
 fn check_counts(random: &mut Random, texts: &[&str], pattern: &str) -> Counts {
@@ -181,7 +181,7 @@ fn check_counts(random: &mut Random, texts: &[&str], pattern: &str) -> Counts {
     assert_eq!(halves[0].plus(&halves[1]).expect("a sum").sorted(), expected);
     let most = 1 + random.below(20) as i64;
     let few = count(random, texts, pattern, 2, Some(most));
-    assert!(few.len() as i64 <= most);
+    assert!(few.len() as i64 <= most && (counts.len() as i64 > most || few.dropped().words == 0));
     assert_eq!(few.occurrences() + few.dropped().occurrences, counts.occurrences());
     counts
 }
@@ -282,7 +282,7 @@ fn check_encode(random: &mut Random, learnt: &Vocabulary, texts: &[&str]) {
 
 fn check_files(random: &mut Random, counts: &Counts, learnt: Option<&Vocabulary>, path: &PathBuf) {
     counts.save(path).expect("saved");
-    let same = Counts::load_all(std::slice::from_ref(path)).expect("loaded");
+    let same = Counts::load(path).expect("loaded");
     assert_eq!((same.sorted(), same.pattern()), (counts.sorted(), counts.pattern()));
     let mut file = std::fs::read(path).expect("a file");
     random.damage(&mut file);
@@ -336,7 +336,7 @@ fn round(number: u64, engines: &[(Splitter, Splitter)], path: &PathBuf) {
     let texts = random.texts();
     let mut texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     texts.iter().for_each(|text| check_split(random, engines, text));
-    let long = (number.is_multiple_of(256)).then(|| texts.concat().repeat(1 + PART_BYTES / 1024));
+    let long = (number.is_multiple_of(64)).then(|| texts.concat().repeat(1 + PART_BYTES / 1024));
     texts.extend(long.as_deref().filter(|long| long.len() < 8 * PART_BYTES));
     let pattern = if random.below(4) == 0 { random.pick(&OTHER_PATTERNS) } else { random.pick(&PATTERNS) };
     let counts = check_counts(random, &texts, pattern);

@@ -1,4 +1,4 @@
-//! Finds where pieces start in 64 bytes of ASCII at once, for the GPT-4 family of patterns.
+//! Finds where pieces start in 64 bytes of ASCII at once, for the patterns of GPT-2 and the GPT-4 family.
 //!
 //! One bit a byte and one word a class of characters: which bytes start a piece follows from shifts and sums of these
 //! words, without a branch per piece. Promises the same pieces as `scan.rs`, for as far as it says. Does not cover what
@@ -129,10 +129,10 @@ fn runs_from(runs: u64, seeds: u64) -> u64 {
     runs & !runs.wrapping_add(seeds)
 }
 
-/// Bit i is set if a piece starts at byte i of `block`, whose byte 0 starts one. Only the bits up to the highest one set
-/// are known: if that is bit 0, not even the first piece ends within sight.
+/// Bit i is set if a piece of GPT-4's starts at byte i of `block`, whose byte 0 starts one. Only the bits up to the
+/// highest one set are known: if that is bit 0, not even the first piece ends within sight.
 #[inline]
-pub fn starts(block: &[u8; BLOCK], digits: usize) -> u64 {
+pub fn gpt4_starts(block: &[u8; BLOCK], digits: usize) -> u64 {
     let class = Classes::of(block);
     let seen = class.ascii.trailing_ones(); // bytes from here on are out of sight
     let visible = below(seen);
@@ -158,8 +158,36 @@ pub fn starts(block: &[u8; BLOCK], digits: usize) -> u64 {
     while quotes != 0 {
         let quote = quotes.trailing_zeros();
         quotes &= quotes - 1;
-        match contraction(block, quote as usize, seen as usize) {
+        match contraction(block, quote as usize, seen as usize, 0x20) {
             Some(end) => starts |= end & letter,
+            None => known &= below(quote),
+        }
+    }
+    starts & (known << 1 | 1)
+}
+
+/// The same for GPT-2's pieces.
+#[inline]
+pub fn gpt2_starts(block: &[u8; BLOCK]) -> u64 {
+    let class = Classes::of(block);
+    let seen = class.ascii.trailing_ones();
+    let visible = below(seen);
+    let white = class.white & visible;
+    let (letter, digit) = (class.letter & visible, class.digit & visible);
+    let other = visible & !(letter | digit | white);
+
+    let firsts = |of: u64| of & !(of << 1);
+    let visible_starts = (firsts(letter) | firsts(digit) | firsts(other)) & !(class.space << 1);
+    let mut starts = 1 | visible_starts | firsts(white) | white & !(white >> 1);
+
+    let mut known = below(start_of_run(white, seen));
+    let mut quotes = class.apostrophe & starts & letter >> 1;
+    while quotes != 0 {
+        let quote = quotes.trailing_zeros();
+        quotes &= quotes - 1;
+        match contraction(block, quote as usize, seen as usize, 0) {
+            Some(0) => {}
+            Some(end) => starts = starts & !(2 << quote) | end & letter,
             None => known &= below(quote),
         }
     }
@@ -186,13 +214,13 @@ fn digit_groups(digit: u64, size: usize) -> u64 {
 }
 
 /// Where the contraction that starts at `quote`, before a letter, ends: as a bit; no bit if it is none, `None` if that
-/// is out of sight.
+/// is out of sight. Bits of `either_case` may be missing in its letters.
 #[inline]
-fn contraction(block: &[u8; BLOCK], quote: usize, seen: usize) -> Option<u64> {
+fn contraction(block: &[u8; BLOCK], quote: usize, seen: usize, either_case: u8) -> Option<u64> {
     if quote + 3 >= seen {
         return None;
     }
-    let length = match (block[quote + 1] | 0x20, block[quote + 2] | 0x20) {
+    let length = match (block[quote + 1] | either_case, block[quote + 2] | either_case) {
         (b's' | b'd' | b'm' | b't', _) => 2,
         (b'l', b'l') | (b'v' | b'r', b'e') => 3,
         _ => return Some(0),

@@ -2,7 +2,6 @@
 //! cover where texts come from: the caller hands them over in batches and may do as it likes in between.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use crate::counts::Counts;
 use crate::error::Error;
@@ -52,8 +51,8 @@ pub struct Counter {
 
 impl Counter {
     /// Starts counting the words that `pattern` cuts, on `threads` threads (`None`: one per core). With `max_words`, at
-    /// most so many distinct words are held, by each thread and at the end: whenever there are more, the rarer half is
-    /// dropped, and `Counts::dropped` says how much; the result then depends on threads and order.
+    /// most so many distinct words are in the result. Whenever a thread has more, but for some 64, it drops the rarer
+    /// half; `Counts::dropped` says how much was dropped, and the result then depends on threads and order.
     pub fn new(pattern: &str, threads: Option<i64>, max_words: Option<i64>) -> Result<Self, Error> {
         let threads = number_of_threads(threads)?;
         let most_words = match max_words {
@@ -75,11 +74,16 @@ impl Counter {
         together(&mut self.workers[..useful], check, |worker, give_up| worker.work(texts, &next, at_once, give_up))
     }
 
-    /// All counts together.
-    pub fn finish(mut self) -> Result<Counts, Error> {
+    /// Whether long texts may be cut into `parts`: the pattern is one of those that have a scanner.
+    pub fn cuttable(&self) -> bool {
+        self.workers.iter().all(|worker| matches!(worker.splitter, Splitter::Scanner(_)))
+    }
+
+    /// All counts together. Calls `check` every so often and stops at its error.
+    pub fn finish<E: From<Error>>(mut self, check: impl FnMut() -> Result<(), E>) -> Result<Counts, E> {
         let mut dropped =
             self.workers.iter().map(|worker| worker.words.dropped()).fold(Dropped::default(), Dropped::plus);
-        let mut words = self.gather()?;
+        let mut words = self.gather(check)?;
         if words.len() > self.most_words {
             let kept = words.most_frequent(self.most_words);
             dropped.words += (words.len() - kept.len()) as u64;
@@ -90,24 +94,24 @@ impl Counter {
     }
 
     /// The words of all workers: each thread adds up a part of the alphabet of hashes.
-    fn gather(&mut self) -> Result<WordList, Error> {
-        let workers = std::mem::take(&mut self.workers);
-        if let [worker] = &workers[..] {
+    fn gather<E: From<Error>>(&mut self, check: impl FnMut() -> Result<(), E>) -> Result<WordList, E> {
+        self.workers.retain(|worker| !worker.words.is_empty());
+        if let [worker] = &self.workers[..] {
             return Ok(worker.words.list());
         }
-        let add_up = |part: usize| {
+        let mut parts: Vec<(usize, WordList)> =
+            (0..self.workers.len()).map(|part| (part, WordList::default())).collect();
+        together(&mut parts, check, |(part, list), give_up| {
             let mut sum = WordMap::new(usize::MAX);
-            for worker in &workers {
-                worker.words.for_each_in(part, workers.len(), |word, count| sum.add(word, count));
+            for worker in &self.workers {
+                if !give_up() {
+                    worker.words.for_each_in(*part, self.workers.len(), |word, count| sum.add(word, count));
+                }
             }
-            sum.list()
-        };
-        thread::scope(|scope| {
-            let spawn = |part| thread::Builder::new().spawn_scoped(scope, move || add_up(part));
-            let handles = (0..workers.len()).map(spawn).collect::<Result<Vec<_>, _>>()?;
-            let parts = handles.into_iter().map(|handle| handle.join().expect("no worker panics"));
-            Ok(parts.fold(WordList::default(), |all, part| all.with(part)))
-        })
+            *list = sum.list();
+            Ok(())
+        })?;
+        Ok(parts.into_iter().fold(WordList::default(), |all, (_, part)| all.with(part)))
     }
 }
 
@@ -119,7 +123,7 @@ mod tests {
     fn count(texts: &[&str], threads: i64) -> Counts {
         let mut counter = Counter::new(GPT4_PATTERN, Some(threads), None).unwrap();
         counter.add(texts, || Ok::<(), Error>(())).unwrap();
-        counter.finish().unwrap()
+        counter.finish(|| Ok::<(), Error>(())).unwrap()
     }
 
     #[test]
@@ -140,7 +144,7 @@ mod tests {
         for threads in [1, 3] {
             let mut counter = Counter::new(GPT4_PATTERN, Some(threads), Some(50)).unwrap();
             counter.add(&[&text[..], &text[..]], || Ok::<(), Error>(())).unwrap();
-            let counts = counter.finish().unwrap();
+            let counts = counter.finish(|| Ok::<(), Error>(())).unwrap();
             let (whole, kept) = (count(&[&text, &text], 1), counts.occurrences());
             assert!(counts.len() <= 50 && counts.dropped().words >= (whole.len() - counts.len()) as u64);
             assert_eq!(kept + counts.dropped().occurrences, whole.occurrences());
@@ -150,5 +154,16 @@ mod tests {
             }
         }
         assert!(matches!(Counter::new(GPT4_PATTERN, None, Some(0)), Err(Error::MaxWords(0))));
+    }
+
+    #[test]
+    fn no_word_is_dropped_where_there_are_not_too_many() {
+        let text: String = (0..1000).map(|i| format!(" {} {}", i % 40, "x".repeat(i % 40))).collect();
+        let distinct = count(&[&text], 1).len() as i64;
+        for most in [distinct, distinct + 1] {
+            let mut counter = Counter::new(GPT4_PATTERN, Some(2), Some(most)).unwrap();
+            counter.add(&[&text[..]; 9], || Ok::<(), Error>(())).unwrap();
+            assert_eq!(counter.finish(|| Ok::<(), Error>(())).unwrap().dropped(), Dropped::default());
+        }
     }
 }

@@ -77,16 +77,17 @@ impl Counts {
         Ok(sum.finish())
     }
 
-    /// The sum of what is saved in `paths`, of which there is at least one, with one of them in memory at a time.
-    pub fn load_all(paths: &[PathBuf]) -> Result<Self, Error> {
-        let (first, others) = paths.split_first().ok_or_else(|| Error::Malformed("there is no file".into()))?;
-        let first = Self::load(first)?;
+    /// The sum of what is saved in `first` and in `others`, with one of them in memory at a time; the error and the file
+    /// that it is about.
+    pub fn load_all<'p>(first: &'p Path, others: &'p [PathBuf]) -> Result<Self, (Error, &'p Path)> {
+        let load = |path: &'p Path| Self::load(path).map_err(|error| (error, path));
+        let counts = load(first)?;
         if others.is_empty() {
-            return Ok(first);
+            return Ok(counts);
         }
-        let mut sum = Sum::of(&first);
-        drop(first);
-        others.iter().try_for_each(|path| sum.add(&Self::load(path)?))?;
+        let mut sum = Sum::of(&counts);
+        drop(counts);
+        others.iter().try_for_each(|path| sum.add(&load(path)?).map_err(|error| (error, &**path)))?;
         Ok(sum.finish())
     }
 
@@ -115,7 +116,7 @@ impl Counts {
         let mut rest = rest.ok_or_else(|| Error::Malformed("it does not start as one of this version".into()))?;
         let pattern = String::from_utf8(take_string(&mut rest)?.to_vec());
         let pattern = pattern.map_err(|_| Error::Malformed("its pattern is not UTF-8".into()))?;
-        Splitter::new(&pattern)?;
+        Splitter::new(&pattern).map_err(|error| Error::Malformed(error.to_string()))?;
         let total_bytes = within_limits(Some(take_u64(&mut rest)?))?;
         let dropped = Dropped { words: take_u64(&mut rest)?, occurrences: take_u64(&mut rest)? };
         let (mut words, mut kept_bytes, mut previous) = (WordList::default(), 0_u64, &b""[..]);

@@ -9,6 +9,7 @@ mod cache;
 mod merge;
 mod ranks;
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -45,15 +46,8 @@ struct Worker {
     splitter: Splitter,
     batch: Batch,
     ids: Vec<u32>,
-    ends: Vec<usize>, // of each text in `ids`
-    chunks: Vec<Claim>,
-}
-
-/// A chunk of texts that a worker took, as its number and the number of texts.
-#[derive(Clone, Copy)]
-struct Claim {
-    chunk: usize,
-    texts: usize,
+    ends: Vec<usize>,   // of each text in `ids`
+    chunks: Vec<usize>, // that it took, by number
 }
 
 /// Pieces on their way through the cache.
@@ -104,7 +98,7 @@ impl Encoder {
         let mut workers = self.workers(number_of_threads(threads)?.min(chunks.len()));
         let queue = Queue { texts, chunks: &chunks, next: &AtomicUsize::new(0) };
         let done = together(&mut workers, check, |worker, give_up| worker.work(&self.ranks, queue, give_up));
-        let taken = done.map(|()| take(&Parts::new(&workers)));
+        let taken = done.map(|()| take(&Parts::new(&workers, &chunks)));
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(workers.into_iter().map(Worker::rested));
         taken
     }
@@ -149,7 +143,7 @@ impl Worker {
 
     fn work(&mut self, ranks: &Ranks, queue: Queue, give_up: &mut dyn FnMut() -> bool) -> Result<(), Error> {
         while let Some((chunk, texts)) = queue.take() {
-            self.chunks.push(Claim { chunk, texts: texts.len() });
+            self.chunks.push(chunk);
             texts.iter().try_for_each(|text| self.encode(ranks, text, &mut *give_up))?;
             if give_up() {
                 break;
@@ -161,14 +155,16 @@ impl Worker {
     fn encode(&mut self, ranks: &Ranks, text: &str, give_up: &mut dyn FnMut() -> bool) -> Result<(), Error> {
         let (batch, ids, bytes) = (&mut self.batch, &mut self.ids, text.as_bytes());
         batch.start = 0;
-        let split = self.splitter.split(text, give_up, |_, end| {
+        let give_up = RefCell::new(give_up);
+        let asked = || (*give_up.borrow_mut())();
+        let split = self.splitter.split(text, asked, |_, end| {
             batch.ends[batch.number % PIECES] = end;
             batch.number += 1;
             if batch.number == PIECES {
-                batch.flush(ranks, bytes, ids);
+                batch.flush(ranks, bytes, asked, ids);
             }
         });
-        batch.flush(ranks, bytes, ids);
+        batch.flush(ranks, bytes, asked, ids);
         self.ends.push(ids.len());
         split
     }
@@ -186,7 +182,7 @@ impl Worker {
 impl Batch {
     /// Appends the tokens of the pieces to `out`.
     #[inline(never)]
-    fn flush(&mut self, ranks: &Ranks, text: &[u8], out: &mut Vec<u32>) {
+    fn flush(&mut self, ranks: &Ranks, text: &[u8], give_up: impl Fn() -> bool, out: &mut Vec<u32>) {
         self.cache.make_room(PIECES);
         let pieces = &mut self.pieces[..self.number];
         for (piece, end) in pieces.iter_mut().zip(self.ends) {
@@ -205,7 +201,7 @@ impl Batch {
                 length = 0;
                 if !self.cache.append(text, piece, out) {
                     let start = out.len();
-                    encode_piece(ranks, &mut self.merger, &text[piece.start..piece.end], out);
+                    encode_piece(ranks, &mut self.merger, &text[piece.start..piece.end], &give_up, out);
                     self.cache.insert(text, piece, &out[start..]);
                 }
             }
@@ -216,31 +212,31 @@ impl Batch {
 }
 
 /// A piece that is a token is that token, even if merges would not reach it.
-fn encode_piece(ranks: &Ranks, merger: &mut Merger, piece: &[u8], out: &mut Vec<u32>) {
+fn encode_piece(ranks: &Ranks, merger: &mut Merger, piece: &[u8], give_up: impl Fn() -> bool, out: &mut Vec<u32>) {
     match ranks.of(piece, 0, piece.len()) {
-        NONE => merger.merge(ranks, piece, out),
+        NONE => merger.merge(ranks, piece, give_up, out),
         token => out.push(token),
     }
 }
 
 /// What the workers made, to be read in the order of the texts.
 pub(crate) struct Parts<'a> {
-    parts: Vec<(Claim, &'a [u32], &'a [usize], usize)>,
+    parts: Vec<(usize, &'a [u32], &'a [usize], usize)>,
 }
 
 impl<'a> Parts<'a> {
-    fn new(workers: &'a [Worker]) -> Self {
+    fn new(workers: &'a [Worker], chunks: &[Range<usize>]) -> Self {
         let mut parts = Vec::new();
         for worker in workers {
             let (mut text, mut start) = (0, 0);
-            for claim in &worker.chunks {
-                let ends = &worker.ends[text..text + claim.texts];
+            for &chunk in &worker.chunks {
+                let ends = &worker.ends[text..text + chunks[chunk].len()];
                 let end = ends.last().copied().unwrap_or(start);
-                parts.push((*claim, &worker.ids[start..end], ends, start));
-                (text, start) = (text + claim.texts, end);
+                parts.push((chunk, &worker.ids[start..end], ends, start));
+                (text, start) = (text + ends.len(), end);
             }
         }
-        parts.sort_unstable_by_key(|part| part.0.chunk);
+        parts.sort_unstable_by_key(|part| part.0);
         Self { parts }
     }
 

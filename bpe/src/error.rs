@@ -12,6 +12,8 @@ pub enum Error {
     VocabSize(i64),
     /// Fewer threads than one, or more than anyone has cores.
     Threads(i64),
+    /// The operating system has not so many threads.
+    NoThread(usize, std::io::Error),
     /// Fewer distinct words than one.
     MaxWords(i64),
     /// Not a regular expression.
@@ -47,7 +49,7 @@ pub enum Error {
     NotAVocabulary(String),
     /// Tokens that cannot encode every text, or not in one way.
     Tokens(String),
-    /// The operating system refused a file or a thread.
+    /// The operating system refused a file.
     Io(std::io::Error),
 }
 
@@ -59,6 +61,9 @@ impl fmt::Display for Error {
             }
             Self::Threads(threads) => {
                 write!(f, "threads={threads}: give 1 to {MOST_THREADS}, or None for one per core")
+            }
+            Self::NoThread(threads, error) => {
+                write!(f, "threads={threads}: the operating system does not start so many ({error}); ask for fewer")
             }
             Self::MaxWords(words) => write!(f, "max_words={words}: give at least 1, or None for no limit"),
             Self::Pattern { pattern, reason } => write!(f, "pattern={pattern:?} cannot split text: {reason}"),

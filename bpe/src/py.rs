@@ -11,7 +11,6 @@ use crate::counts::Counts;
 use crate::learn::{TieOrder, Vocabulary};
 use crate::py_errors::{NanobpeError, PatternError, VocabularySizeError, about_file, add_exceptions, signals};
 use crate::py_texts::{Feed, PyTexts, arrow_texts, json_texts, last_cut_of, plain_texts};
-use crate::split::Splitter;
 use crate::{CL100K_PATTERN, Counter, GPT2_PATTERN, GPT4_PATTERN, O200K_PATTERN};
 
 const VOCAB_SIZES: std::ops::RangeInclusive<i64> = 256..=(1 << 31) - 1; // ids have 31 bits
@@ -65,12 +64,7 @@ impl PyCounts {
     #[staticmethod]
     #[pyo3(signature = (path, *more))]
     fn load(py: Python<'_>, path: PathBuf, more: Vec<PathBuf>) -> PyResult<Self> {
-        let paths = [vec![path], more].concat();
-        let refusal = |path: &PathBuf| Counts::load(path).err().map(|error| about_file(error, path));
-        py.detach(|| match Counts::load_all(&paths) {
-            Ok(sum) => Ok(Self(sum)),
-            Err(error) => Err(paths.iter().find_map(refusal).unwrap_or_else(|| error.into())),
-        })
+        py.detach(|| Counts::load_all(&path, &more)).map(Self).map_err(|(error, path)| about_file(error, path))
     }
 }
 
@@ -138,9 +132,9 @@ fn vocab_size_of(value: &Bound<'_, PyAny>) -> PyResult<i64> {
 }
 
 /// The value of a knob that may be `None`; the core refuses the numbers that it does not take.
-fn knob(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<i64>> {
+pub fn knob(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<i64>> {
     let refusal =
-        |value: String| NanobpeError::new_err(format!("{name}={value}: out of range; give None for no limit"));
+        |value: String| NanobpeError::new_err(format!("{name}={value}: out of range; leave it out, or give None"));
     value.map(|value| whole(name, value, refusal)).transpose()
 }
 
@@ -163,7 +157,7 @@ fn progress_of<'py>(progress: Option<Bound<'py, PyAny>>) -> PyResult<Option<Boun
     }
 }
 
-fn pattern_of<'a>(pattern: Option<&'a Bound<'_, PyString>>) -> PyResult<&'a str> {
+pub fn pattern_of<'a>(pattern: Option<&'a Bound<'_, PyString>>) -> PyResult<&'a str> {
     let Some(pattern) = pattern else { return Ok(GPT4_PATTERN) };
     pattern.to_str().map_err(|error| PatternError::new_err(format!("pattern: {error}")))
 }
@@ -179,11 +173,10 @@ fn count<'py>(
 ) -> PyResult<PyCounts> {
     let pattern = pattern_of(pattern)?;
     let counter = Counter::new(pattern, knob("threads", threads)?, knob("max_words", max_words)?)?;
-    let cuttable = !matches!(Splitter::new(pattern)?, Splitter::Regex(_));
-    let mut feed = Feed::new(counter, cuttable, progress_of(progress)?);
+    let mut feed = Feed::new(counter, progress_of(progress)?);
     feed.take_all(texts)?;
     let counter = feed.counter;
-    Ok(PyCounts(texts.py().detach(|| counter.finish())?))
+    Ok(PyCounts(texts.py().detach(|| counter.finish(signals()))?))
 }
 
 #[pyfunction]

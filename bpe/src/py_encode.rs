@@ -5,10 +5,14 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyString};
 
-use crate::GPT4_PATTERN;
 use crate::encode::{Encoder, Parts};
+use crate::py::{knob, pattern_of};
 use crate::py_errors::signals;
-use crate::py_texts::blocks_of;
+use crate::py_texts::{Utf8, blocks_of};
+use crate::texts::Place;
+
+const ITEMS_PER_LOOK: usize = 1 << 14; // for Ctrl-C, while they are collected
+const HANDED: Place<'_> = Place { kind: "text", first: 0 };
 
 #[pyclass(name = "Encoder", module = "nanobpe", frozen)]
 pub struct PyEncoder {
@@ -20,10 +24,10 @@ pub struct PyEncoder {
 #[pymethods]
 impl PyEncoder {
     #[new]
-    #[pyo3(signature = (tokens, pattern = GPT4_PATTERN))]
-    fn new(py: Python<'_>, tokens: &Bound<'_, PyAny>, pattern: &str) -> PyResult<Self> {
-        let bytes = |token: PyResult<Bound<'_, PyAny>>| Ok(token?.cast_into::<PyBytes>()?.as_bytes().to_vec());
-        let tokens = tokens.try_iter()?.map(bytes).collect::<PyResult<Vec<_>>>()?;
+    #[pyo3(signature = (tokens, pattern = None))]
+    fn new(py: Python<'_>, tokens: &Bound<'_, PyAny>, pattern: Option<&Bound<'_, PyString>>) -> PyResult<Self> {
+        let pattern = pattern_of(pattern)?;
+        let tokens = collected(tokens, |token| Ok(token.cast_into::<PyBytes>()?.as_bytes().to_vec()))?;
         let vocab_size = tokens.len();
         let encoder = py.detach(|| Encoder::new(pattern, tokens))?;
         Ok(Self { encoder, pattern: pattern.to_owned(), vocab_size })
@@ -43,9 +47,8 @@ impl PyEncoder {
     }
 
     fn encode<'py>(&self, text: Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
-        let py = text.py();
-        let text = encodable(text)?;
-        let texts = [text.to_str()?];
+        let (py, text) = (text.py(), encodable(&text)?);
+        let texts = [text.as_str(HANDED)?];
         let ids = |parts: &Parts<'_>| Python::attach(|py| ids_of(py, parts).map(Bound::unbind));
         Ok(py.detach(|| self.encoder.encode_with(&texts, Some(1), signals(), ids))??.into_bound(py))
     }
@@ -54,18 +57,17 @@ impl PyEncoder {
     fn encode_batch<'py>(
         &self,
         texts: &Bound<'py, PyAny>,
-        threads: Option<i64>,
+        threads: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         if texts.is_instance_of::<PyString>() {
             return Err(PyTypeError::new_err("texts must be an iterable of str, not one str: put it in a list"));
         }
-        let py = texts.py();
-        let blocks = blocks_of(texts)?;
+        let (py, threads, blocks) = (texts.py(), knob("threads", threads)?, blocks_of(texts)?);
         let strings = match &blocks {
-            None => texts.try_iter()?.map(|text| encodable(text?.cast_into::<PyString>()?)).collect(),
-            Some(_) => PyResult::Ok(Vec::new()),
-        }?;
-        let mut texts = strings.iter().map(|text| text.to_str()).collect::<PyResult<Vec<&str>>>()?;
+            None => collected(texts, |text| encodable(&text.cast_into::<PyString>()?))?,
+            Some(_) => Vec::new(),
+        };
+        let mut texts = strings.iter().map(|text| text.as_str(HANDED)).collect::<PyResult<Vec<&str>>>()?;
         texts.extend(blocks.iter().flatten().flat_map(|block| block.get().0.iter()));
         let arrays = |parts: &Parts<'_>| -> PyResult<_> {
             Python::attach(|py| Ok((ids_of(py, parts)?.unbind(), offsets_of(py, parts, texts.len())?.unbind())))
@@ -75,15 +77,26 @@ impl PyEncoder {
     }
 }
 
+/// What `make` makes of all items, with looks for Ctrl-C in between.
+fn collected<'py, T>(items: &Bound<'py, PyAny>, make: impl Fn(Bound<'py, PyAny>) -> PyResult<T>) -> PyResult<Vec<T>> {
+    let mut made = Vec::new();
+    for item in items.try_iter()? {
+        made.push(make(item?)?);
+        if made.len().is_multiple_of(ITEMS_PER_LOOK) {
+            items.py().check_signals()?;
+        }
+    }
+    Ok(made)
+}
+
 /// The text, with U+FFFD for surrogates that are not a pair, which have no UTF-8: what tiktoken does.
-fn encodable(text: Bound<'_, PyString>) -> PyResult<Bound<'_, PyString>> {
-    match text.to_str() {
+fn encodable<'py>(text: &Bound<'py, PyString>) -> PyResult<Utf8<'py>> {
+    match Utf8::of(text) {
         Err(error) if error.is_instance_of::<PyUnicodeEncodeError>(text.py()) => {
             let units = text.call_method1("encode", ("utf-16", "surrogatepass"))?;
-            Ok(units.call_method1("decode", ("utf-16", "replace"))?.cast_into::<PyString>()?)
+            Utf8::of(units.call_method1("decode", ("utf-16", "replace"))?.cast::<PyString>()?)
         }
-        Err(error) => Err(error),
-        Ok(_) => Ok(text),
+        made => made,
     }
 }
 

@@ -42,7 +42,7 @@ impl From<Error> for PyErr {
         let message = error.to_string();
         match error {
             Error::VocabSize(_) => VocabularySizeError::new_err(message),
-            Error::Threads(_) | Error::MaxWords(_) => NanobpeError::new_err(message),
+            Error::Threads(_) | Error::NoThread(..) | Error::MaxWords(_) => NanobpeError::new_err(message),
             Error::Pattern { .. } => PatternError::new_err(message),
             Error::EmptyCorpus => EmptyCorpusError::new_err(message),
             Error::CorpusTooSmall { .. } => CorpusTooSmallError::new_err(message),
@@ -69,6 +69,7 @@ pub fn about_file(error: Error, path: &Path) -> PyErr {
         },
         Error::Malformed(reason) => Error::Malformed(format!("{path}: {reason}")).into(),
         Error::NotAVocabulary(reason) => Error::NotAVocabulary(format!("{path}: {reason}")).into(),
+        error @ (Error::PatternsDiffer(..) | Error::TooLarge(_)) => CountsError::new_err(format!("{path}: {error}")),
         error => error.into(),
     }
 }

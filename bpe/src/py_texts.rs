@@ -48,21 +48,50 @@ impl PyTexts {
     }
 }
 
-/// What keeps texts alive until they are counted. Text that is not ASCII is encoded into bytes of our own, for Python
-/// would keep its UTF-8 as long as the `str`.
-enum Source<'py> {
+/// A text with its UTF-8. Of one that is not ASCII these are bytes of our own, for Python would keep its own as long as
+/// the `str`.
+pub enum Utf8<'py> {
     Ascii(Bound<'py, PyString>),
-    Bytes(Bound<'py, PyBytes>, u64), // and the number of the text
+    Bytes(Bound<'py, PyBytes>),
+}
+
+impl<'py> Utf8<'py> {
+    /// UnicodeEncodeError for surrogates that are no pair.
+    pub fn of(text: &Bound<'py, PyString>) -> PyResult<Self> {
+        match text.call_method0(intern!(text.py(), "isascii"))?.is_truthy()? {
+            true => Ok(Self::Ascii(text.clone())),
+            false => text.encode_utf8().map(Self::Bytes),
+        }
+    }
+
+    pub fn num_bytes(&self) -> PyResult<usize> {
+        match self {
+            Self::Ascii(text) => Ok(text.to_str()?.len()),
+            Self::Bytes(bytes) => Ok(bytes.as_bytes().len()),
+        }
+    }
+
+    /// The text; an error that names `place` if bytes that were handed over are not UTF-8.
+    pub fn as_str(&self, place: Place<'_>) -> PyResult<&str> {
+        match self {
+            Self::Ascii(text) => text.to_str(),
+            Self::Bytes(bytes) => Ok(place.text(0, bytes.as_bytes())?),
+        }
+    }
+}
+
+/// What keeps texts alive until they are counted.
+enum Source<'py> {
+    One(Utf8<'py>, u64), // and its number
     Many(Bound<'py, PyTexts>),
 }
 
 /// Texts on their way into a counter.
 pub struct Feed<'py> {
     pub counter: Counter,
-    /// Whether long texts may be cut into parts: the pattern is of the GPT family.
-    pub cuttable: bool,
     pub progress: Option<Bound<'py, PyAny>>,
     waiting: Vec<Source<'py>>,
+    waiting_texts: u64,
     waiting_bytes: usize,
     num_texts: u64, // taken so far
     num_bytes: u64, // counted so far
@@ -70,9 +99,9 @@ pub struct Feed<'py> {
 }
 
 impl<'py> Feed<'py> {
-    pub fn new(counter: Counter, cuttable: bool, progress: Option<Bound<'py, PyAny>>) -> Self {
-        let (waiting, waiting_bytes, batch_bytes) = (Vec::new(), 0, FIRST_BATCH_BYTES);
-        Self { counter, cuttable, progress, waiting, waiting_bytes, num_texts: 0, num_bytes: 0, batch_bytes }
+    pub fn new(counter: Counter, progress: Option<Bound<'py, PyAny>>) -> Self {
+        let (waiting, waiting_texts, waiting_bytes, batch_bytes) = (Vec::new(), 0, 0, FIRST_BATCH_BYTES);
+        Self { counter, progress, waiting, waiting_texts, waiting_bytes, num_texts: 0, num_bytes: 0, batch_bytes }
     }
 
     /// Counts all of `texts`: an iterable, or one block of many.
@@ -94,17 +123,14 @@ impl<'py> Feed<'py> {
     fn take(&mut self, item: &Bound<'py, PyAny>) -> PyResult<()> {
         let py = item.py();
         let place = Place { kind: "text", first: self.num_texts };
-        if let Ok(text) = item.cast::<PyString>() {
-            if text.call_method0(intern!(py, "isascii"))?.is_truthy()? {
-                let bytes = text.to_str()?.len();
-                return self.push(py, Source::Ascii(text.clone()), 1, bytes);
-            }
-            let bytes = text.encode_utf8().map_err(|error| place.error(0, error.value(py)))?;
-            let length = bytes.as_bytes().len();
-            return self.push(py, Source::Bytes(bytes, self.num_texts), 1, length);
-        }
-        if let Ok(bytes) = item.cast::<PyBytes>() {
-            return self.push(py, Source::Bytes(bytes.clone(), self.num_texts), 1, bytes.as_bytes().len());
+        let one = match (item.cast::<PyString>(), item.cast::<PyBytes>()) {
+            (Ok(text), _) => Some(Utf8::of(text).map_err(|error| place.error(0, error.value(py)))?),
+            (_, Ok(bytes)) => Some(Utf8::Bytes(bytes.clone())),
+            _ => None,
+        };
+        if let Some(text) = one {
+            let bytes = text.num_bytes()?;
+            return self.push(py, Source::One(text, self.num_texts), 1, bytes);
         }
         if let Ok(texts) = item.cast::<PyTexts>() {
             let (number, bytes) = (texts.get().0.len() as u64, texts.get().0.num_bytes());
@@ -124,8 +150,9 @@ impl<'py> Feed<'py> {
     fn push(&mut self, py: Python<'py>, source: Source<'py>, texts: u64, bytes: usize) -> PyResult<()> {
         self.waiting.push(source);
         self.num_texts += texts;
+        self.waiting_texts += texts;
         self.waiting_bytes += bytes;
-        if self.waiting_bytes >= self.batch_bytes || self.waiting.len() >= MOST_BATCH_ITEMS {
+        if self.waiting_bytes >= self.batch_bytes || self.waiting_texts >= MOST_BATCH_ITEMS as u64 {
             return self.flush(py);
         }
         Ok(())
@@ -134,18 +161,16 @@ impl<'py> Feed<'py> {
     /// Counts all that waits.
     fn flush(&mut self, py: Python<'py>) -> PyResult<()> {
         let waiting = std::mem::take(&mut self.waiting);
-        self.waiting_bytes = 0;
+        (self.waiting_texts, self.waiting_bytes) = (0, 0);
+        py.check_signals()?;
         let mut texts = Vec::with_capacity(waiting.len());
         for source in &waiting {
             match source {
-                Source::Ascii(text) => texts.push(text.to_str()?),
-                Source::Bytes(bytes, number) => {
-                    texts.push(Place { kind: "text", first: *number }.text(0, bytes.as_bytes())?);
-                }
+                Source::One(text, number) => texts.push(text.as_str(Place { kind: "text", first: *number })?),
                 Source::Many(many) => texts.extend(many.get().0.iter()),
             }
         }
-        if self.cuttable {
+        if self.counter.cuttable() {
             texts = texts.into_iter().flat_map(|text| parts(text, PART_BYTES)).collect();
         }
         let mut rest = &texts[..];
@@ -209,20 +234,20 @@ fn arrow_blocks(
     each: &mut dyn FnMut(Texts, u64) -> PyResult<()>,
 ) -> PyResult<()> {
     let py = array.py();
-    if array.hasattr(intern!(py, "chunks"))? {
-        for chunk in array.getattr(intern!(py, "chunks"))?.try_iter()? {
-            let chunk = chunk?;
-            arrow_blocks(&chunk, first, each)?;
-            first += chunk.len()? as u64;
+    let chunks = match array.hasattr(intern!(py, "chunks"))? {
+        true => array.getattr(intern!(py, "chunks"))?.try_iter()?.collect::<PyResult<Vec<_>>>()?,
+        false => vec![array.clone()],
+    };
+    for chunk in chunks {
+        let (array, mut rows) = (ArrowStrings::new(&chunk)?, 0);
+        while rows < array.len() {
+            let end = array.end_of_batch(rows);
+            let place = Place { kind: "text", first: first + rows as u64 };
+            each(array.texts(py, rows, end, place)?, (end - rows) as u64)?;
+            py.check_signals()?;
+            rows = end;
         }
-        return Ok(());
-    }
-    let (array, mut rows) = (ArrowStrings::new(array)?, 0);
-    while rows < array.len() {
-        let end = array.end_of_batch(rows);
-        let place = Place { kind: "text", first: first + rows as u64 };
-        each(array.texts(py, rows, end, place)?, (end - rows) as u64)?;
-        rows = end;
+        first += array.len() as u64;
     }
     Ok(())
 }
@@ -249,6 +274,8 @@ impl<'py> ArrowStrings<'py> {
         let (offset, length): (usize, usize) = (array.getattr("offset")?.extract()?, array.len()?);
         let buffers: Vec<Option<Bound<'py, PyAny>>> = array.call_method0("buffers")?.extract()?;
         let [validity, offsets, data] = <[_; 3]>::try_from(buffers).map_err(|_| bad_buffers())?;
+        let last = offset.checked_add(length).and_then(|last| last.checked_add(1)).ok_or_else(bad_buffers)?;
+        let last_byte = last.checked_mul(width).ok_or_else(bad_buffers)?;
         let (first_bit, first_byte) = (offset % 8, offset / 8);
         let validity = match validity {
             Some(bits) => Some(copy(Some(&bits), first_byte, first_byte + (first_bit + length).div_ceil(8))?),
@@ -256,7 +283,7 @@ impl<'py> ArrowStrings<'py> {
         };
         let offsets = match length {
             0 => vec![0; width],
-            _ => copy(offsets.as_ref(), offset * width, (offset + length + 1) * width)?,
+            _ => copy(offsets.as_ref(), offset * width, last_byte)?,
         };
         let bound = |bytes: &[u8]| match <[u8; 4]>::try_from(bytes) {
             Ok(bytes) => usize::try_from(i32::from_ne_bytes(bytes)),

@@ -3,8 +3,10 @@
 //! Promises the same pieces as a backtracking regex engine gives, in one pass and without going back more than one
 //! character, except over white space and, in GPT-4o's, capitals. Does not cover any other pattern.
 
-use crate::blocks;
+use crate::blocks::{BLOCK, gpt2_starts, gpt4_starts};
 use crate::classes::{CASELESS, Characters, LETTER, LOWER, MARK, NEWLINE, NUMBER, OTHER, SPACE, SYMBOL, UPPER};
+
+const STRETCH: usize = 1 << 16; // bytes between two looks whether to give up
 
 /// Which pattern a scanner stands for; the patterns are in `split.rs`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,41 +25,40 @@ pub enum Scanner {
 }
 
 impl Scanner {
-    /// Calls `each` with where each piece of `text` starts and ends, in order.
+    /// Calls `each` with where each piece of `text` starts and ends, in order, and `give_up` every so often: if that is
+    /// true, the rest of the text is left.
     #[inline]
-    pub fn split(self, text: &str, each: impl FnMut(usize, usize)) {
+    pub fn split(self, text: &str, give_up: impl FnMut() -> bool, each: impl FnMut(usize, usize)) {
         let text = Characters::of(text);
         match self {
-            Self::Gpt2 => split_one_by_one(text, |start| gpt2_end(text, start), each),
+            Self::Gpt2 => split(text, gpt2_starts, |start| gpt2_end(text, start), give_up, each),
             Self::Gpt4 { digits, whole_tail } => {
-                split_in_blocks(text, digits, |start| gpt4_end(text, start, digits, whole_tail), each);
+                let starts = |block: &_| gpt4_starts(block, digits);
+                split(text, starts, |start| gpt4_end(text, start, digits, whole_tail), give_up, each);
             }
-            Self::Gpt4o => split_one_by_one(text, |start| gpt4o_end(text, start), each),
+            Self::Gpt4o => split(text, |_| 1, |start| gpt4o_end(text, start), give_up, each),
         }
     }
 }
 
+/// All pieces that a block of ASCII shows at once, by `starts`, the others one by one, by `end_of`.
 #[inline]
-fn split_one_by_one(text: Characters, end_of: impl Fn(usize) -> usize, mut each: impl FnMut(usize, usize)) {
-    let mut start = 0;
-    while start < text.bytes().len() {
-        let end = end_of(start);
-        each(start, end);
-        start = end;
-    }
-}
-
-/// GPT-4's pieces: all that a block of ASCII shows at once, the others one by one.
-#[inline]
-fn split_in_blocks(
+fn split(
     text: Characters,
-    digits: usize,
+    starts: impl Fn(&[u8; BLOCK]) -> u64,
     end_of: impl Fn(usize) -> usize,
+    mut give_up: impl FnMut() -> bool,
     mut each: impl FnMut(usize, usize),
 ) {
-    let mut start = 0;
+    let (mut start, mut next_look) = (0, STRETCH);
     while start < text.bytes().len() {
-        let mut ends = ends_in_sight(text.bytes(), start, digits);
+        if start > next_look {
+            if give_up() {
+                return;
+            }
+            next_look = start + STRETCH;
+        }
+        let mut ends = ends_in_sight(text.bytes(), start, &starts);
         if ends == 0 {
             let end = end_of(start);
             each(start, end);
@@ -74,11 +75,11 @@ fn split_in_blocks(
     }
 }
 
-/// Bit i is set if a piece ends `i` bytes after `start`, for all pieces that `blocks` can see.
+/// Bit i is set if a piece ends `i` bytes after `start`, for all pieces that `starts` can see in a block.
 #[inline]
-fn ends_in_sight(text: &[u8], start: usize, digits: usize) -> u64 {
+fn ends_in_sight(text: &[u8], start: usize, starts: impl Fn(&[u8; BLOCK]) -> u64) -> u64 {
     match text[start..].first_chunk() {
-        Some(block) if block[..8].is_ascii() => blocks::starts(block, digits) & !1,
+        Some(block) if block[..8].is_ascii() => starts(block) & !1,
         _ => 0,
     }
 }
@@ -187,7 +188,7 @@ mod tests {
 
     fn pieces(text: &str, scanner: Scanner) -> Vec<&str> {
         let mut out = Vec::new();
-        scanner.split(text, |start, end| out.push(&text[start..end]));
+        scanner.split(text, || false, |start, end| out.push(&text[start..end]));
         out
     }
 

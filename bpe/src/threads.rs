@@ -27,6 +27,7 @@ pub(crate) fn together<W: Send, E: From<Error>>(
     mut check: impl FnMut() -> Result<(), E>,
     work: impl Fn(&mut W, &mut dyn FnMut() -> bool) -> Result<(), Error> + Sync,
 ) -> Result<(), E> {
+    let wanted = workers.len();
     let Some((first, others)) = workers.split_first_mut() else {
         return Ok(());
     };
@@ -54,7 +55,7 @@ pub(crate) fn together<W: Send, E: From<Error>>(
                 done
             };
             let handle = thread::Builder::new().spawn_scoped(scope, body);
-            handles.push(handle.map_err(|error| stopping(Error::Io(error)))?);
+            handles.push(handle.map_err(|error| stopping(Error::NoThread(wanted, error)))?);
         }
         let mine = work(first, &mut give_up).map_err(stopping);
         while finished.load(Ordering::Acquire) < handles.len() && !handles.iter().all(|each| each.is_finished()) {

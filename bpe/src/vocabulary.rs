@@ -40,7 +40,7 @@ impl Vocabulary {
             return Err(Error::NotAVocabulary(format!("its \"format\" is not {FORMAT:?}")));
         }
         let pattern = json["pattern"].as_str().ok_or_else(|| malformed("its \"pattern\" is not a string"))?;
-        Splitter::new(pattern)?;
+        Splitter::new(pattern).map_err(|error| Error::NotAVocabulary(error.to_string()))?;
         let tokens = json["tokens"].as_array().ok_or_else(|| malformed("its \"tokens\" are not a list"))?;
         let bytes = |token: &Value| token.as_str().and_then(|token| STANDARD.decode(token).ok());
         let tokens: Option<Vec<Vec<u8>>> = tokens.iter().map(bytes).collect();

@@ -10,6 +10,11 @@ pub struct WordList {
 }
 
 impl WordList {
+    /// With room for so many words; their bytes come to it.
+    pub fn with_capacity(words: usize) -> Self {
+        Self { bytes: Vec::new(), ends: Vec::with_capacity(words), counts: Vec::with_capacity(words) }
+    }
+
     pub fn len(&self) -> usize {
         self.ends.len()
     }

