@@ -4,10 +4,10 @@
     python -m benchmarks.bpe --all --repeats 5 --corpus shards/*.parquet --json bpe.json
 
 For every cell of --mb x --vocab-size x --threads: wall time, CPU time, memory and their ratios, what ours spends on
-counting and on merging, and whether the merges are the same; a Markdown table for each cell. Every run is a fresh
-process (bpe_run.py) and contenders (bpe_peers.py) take turns, so that a busy machine troubles all of them; runs from
-which other processes took much CPU are marked and, where enough others are left, not counted. It does not measure
-encoding. Needs Linux.
+counting and on merging, and whether the merges are the same; a Markdown table for each cell, then one of all. Every
+run is a fresh process (bpe_run.py) and contenders (bpe_peers.py) take turns, so that a busy machine troubles all of
+them; runs from which other processes took much CPU are marked and, where enough others are left, not counted. It does
+not measure encoding. Needs Linux.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.bpe_peers import CONTENDERS, SEPARATOR
-from benchmarks.bpe_table import NOISY_SHARE, NOTES, table
+from benchmarks.bpe_table import NOISY_SHARE, NOTES, overview, table
 
 
 @dataclass
@@ -189,6 +189,7 @@ def main() -> None:
                 if options.json:
                     options.json.write_text(json.dumps({"machine": about, "cells": cells}, indent=1) + "\n")
             text.unlink()
+    print(overview(cells))
     print(NOTES)
 
 

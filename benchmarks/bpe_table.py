@@ -44,7 +44,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def ratio(name: str, runs: dict[str, list[dict]], key: str, minus: str | None = None) -> str:
     """Of medians, this contender's to ours."""
-    value, ours = median(runs[name], key, minus), median(runs.get(CONTENDERS[name].ours, []), key, minus)
+    value, ours = median(runs.get(name, []), key, minus), median(runs.get(CONTENDERS[name].ours, []), key, minus)
     return "-" if value is None or not ours else f"{value / ours:.2f}x"
 
 
@@ -83,6 +83,31 @@ def row(name: str, runs: dict[str, list[dict]]) -> str:
         f"{min(shares):.0%} to {max(shares):.0%}" if len(shares) > 1 else f"{shares[0]:.0%}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def overview(cells: Sequence[dict]) -> str:
+    """All cells in one table: our seconds and MB, and how many times as much each peer takes of both."""
+    ours = [name for name in CONTENDERS if CONTENDERS[name].ours == name]
+    peers = [name for name in CONTENDERS if name not in ours and any(cell["runs"].get(name) for cell in cells)]
+    titles = [
+        *("text, vocabulary, threads", f"{ours[0]} s", "counting + merging s"),
+        *(f"{name}: time" for name in peers),
+        f"{ours[0]} MB",
+        *(f"{name}: memory" for name in peers),
+    ]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for cell in cells:
+        runs, own = cell["runs"], cell["runs"].get(ours[0], [])
+        figures = [
+            f"{cell['mb']:g} MB, {cell['vocab_size']:,}, {cell['threads']}",
+            number(median(own, "wall_s")),
+            f"{number(median(own, 'counting_s'))} + {number(median(own, 'merging_s'))}",
+            *(ratio(name, runs, "wall_s") for name in peers),
+            number(median(own, "memory_mb"), 0),
+            *(ratio(name, runs, "memory_mb") for name in peers),
+        ]
+        lines.append(f"| {' | '.join(figures)} |")
+    return "\n".join([*lines, ""])
 
 
 def table(title: str, runs: dict[str, list[dict]], failed: dict[str, str]) -> str:

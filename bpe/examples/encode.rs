@@ -16,8 +16,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let repeats: usize = rest.first().map_or(Ok(5), |repeats| repeats.parse())?;
     let threads: i64 = rest.get(1).map_or(Ok(1), |threads| threads.parse())?;
-    let learnt =
-        learn(&Counts::load(Path::new(counts))?, vocab_size.parse()?, TieOrder::Bytes, |_| Ok::<(), nanobpe::Error>(()))?;
+    let learnt = learn(&Counts::load(Path::new(counts))?, vocab_size.parse()?, TieOrder::Bytes, |_| {
+        Ok::<(), nanobpe::Error>(())
+    })?;
     let encoder = Encoder::new(&learnt.pattern, learnt.tokens)?;
     let text = std::fs::read_to_string(text)?;
     let texts: Vec<&str> = text.split('\0').collect();
@@ -25,7 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         let encoded = encoder.encode_batch(&texts, Some(threads), || Ok::<(), nanobpe::Error>(()))?;
         let seconds = start.elapsed().as_secs_f64();
-        let digest = encoded.ids.iter().fold(0_u64, |digest, id| (digest ^ u64::from(*id)).wrapping_mul(0x100_0000_01B3));
+        let digest =
+            encoded.ids.iter().fold(0_u64, |digest, id| (digest ^ u64::from(*id)).wrapping_mul(0x100_0000_01B3));
         let speed = text.len() as f64 / seconds / 1e6;
         println!("{seconds:.4} s, {speed:.1} MB/s, {} ids, digest {digest:016x}", encoded.ids.len());
     }
