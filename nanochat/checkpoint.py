@@ -10,7 +10,6 @@ so; an older one goes only when a newer one is durable; an existing step is neve
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nanochat.durable import sync
 from nanochat.model import GPT, GPTConfig
 
 ARCHITECTURE_VERSION = 1  # raised when the same model.json stands for another function
@@ -116,11 +116,11 @@ def save(
     _write_json(fresh / STATE, {"step": step, **state})
     files = {name: _describe(fresh / name) for name in (WEIGHTS, OPTIMIZER, STATE)}
     _write_json(fresh / MANIFEST, {"format": "nanochat-checkpoint-1", "step": step, "files": files})
-    _sync(fresh)
+    sync(fresh)
     if final.exists():
         final.rename(root / f".damaged-{final.name}")
     fresh.rename(final)
-    _sync(root)
+    sync(root)
     return Checkpoint(final, step)
 
 
@@ -175,7 +175,7 @@ def _listed(root: Path) -> list[tuple[int, Path]]:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    _sync(path)
+    sync(path)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -189,18 +189,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
-    _sync(path)
+    sync(path)
 
 
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    """Forces a file or a directory's entries to the disk: a rename is durable only after its directory is."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

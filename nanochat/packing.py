@@ -8,7 +8,6 @@ conversations and their order alone. Documents for pretraining are packed in nan
 
 import dataclasses
 import json
-import os
 import shutil
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from nanochat.conversation import truncate
+from nanochat.durable import sync
 
 PADDING, HEARD, SAID = 0, 1, 2  # labels of tokens: no token, read only, said by the assistant
 BUFFER = 1000  # conversations among which the best fit is looked for
@@ -51,9 +51,9 @@ class PackedRows:
         np.save(fresh / "labels.npy", self.labels)
         (fresh / "counts.json").write_text(json.dumps(dataclasses.asdict(self.counts)))
         for path in (*fresh.iterdir(), fresh):
-            _sync(path)
+            sync(path)
         fresh.rename(directory)
-        _sync(directory.parent)
+        sync(directory.parent)
 
     @classmethod
     def load(cls, directory: Path) -> "PackedRows":
@@ -129,12 +129,3 @@ def best_fit(lengths: Sequence[int], capacity: int, buffer: int = BUFFER) -> lis
             room -= take(fitting)
             refill()
     return rows
-
-
-def _sync(path: Path) -> None:
-    """Forces a file or a directory's entries to the disk: after a power cut a name must not stand for half a file."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

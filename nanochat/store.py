@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nanochat.durable import sync
+
 RECORD = "record.json"
 
 
@@ -156,11 +158,10 @@ class FileStore(Store):
                     raise Conflict(key)
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-            with fresh.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            fresh.write_bytes(data)
+            sync(fresh)
             fresh.replace(path)
+            sync(path.parent)
         return hashlib.sha256(data).hexdigest()
 
     @contextmanager
@@ -181,9 +182,9 @@ class FileStore(Store):
             os.link(path, fresh)  # the stage's own directory is removed afterwards: one copy on disk
         except OSError:  # another file system
             shutil.copyfile(path, fresh)
-        with fresh.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(fresh)
         fresh.replace(target)
+        sync(target.parent)
 
     def keys(self, prefix: str = "") -> list[str]:
         found = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())

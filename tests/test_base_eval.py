@@ -24,15 +24,6 @@ CONTEXT = 64
 STAGE = BaseEval(eval_rows=5, device="cpu", dtype="float32", device_batch_size=2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small are slower on many threads than on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def save_base_model(folder: Path) -> Path:
     model = GPT(GPTConfig(CONTEXT, BYTES.vocab_size, 1, 2, 1, 32))
     model.init_weights(seed=3)

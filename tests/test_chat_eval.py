@@ -24,15 +24,6 @@ STAGE = ChatEvalSft(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small are slower on many threads than on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def random_model(sequence_len: int) -> GPT:
     model = GPT(GPTConfig(sequence_len, BYTES.vocab_size, 2, 2, 1, 32))
     model.init_weights(seed=3)

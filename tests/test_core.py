@@ -20,15 +20,6 @@ SCHEMA = CoreTask("schema", Path("schema.jsonl"), "schema", 1, " ", 0.5)
 LANGUAGE = CoreTask("language", Path("language.jsonl"), "language_modeling", 1, "=", 0.0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tensors this small are slower on many threads than on one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def random_model(sequence_len=256, **features) -> GPT:
     """A model that prefers something: its head, which starts at zero, is random too."""
     model = GPT(GPTConfig(sequence_len, BYTES.vocab_size, 2, 2, 1, 32, **features))

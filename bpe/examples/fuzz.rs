@@ -17,6 +17,10 @@ use nanobpe::{
     Splitter, Texts, TieOrder, Vocabulary, documents, last_cut, learn, parts,
 };
 
+#[path = "../src/learn/slow_twin.rs"]
+mod slow_twin;
+use slow_twin::slow_learn;
+
 const PATTERNS: [&str; 4] = [GPT4_PATTERN, CL100K_PATTERN, O200K_PATTERN, GPT2_PATTERN];
 const OTHER_PATTERNS: [&str; 3] = [r"\w+|\s+", r"[a-e]+(?=x)|\p{L}", r"."];
 const KINDS: &[&str] = &[
@@ -186,46 +190,18 @@ fn check_counts(random: &mut Random, texts: &[&str], pattern: &str) -> Counts {
     counts
 }
 
-fn alphabet(order: TieOrder) -> Vec<u8> {
-    let mut bytes: Vec<u8> = (0..=255).collect();
+fn alphabet(order: TieOrder) -> [u8; 256] {
+    let mut bytes = std::array::from_fn(|byte| byte as u8);
     if order == TieOrder::ByteLevel {
         bytes.sort_by_key(|byte| !matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF));
     }
     bytes
 }
 
-/// The tokens by the definition: count all pairs, join the best one from left to right.
-fn slow_learn(counts: &Counts, order: TieOrder, size: usize) -> Vec<Vec<u8>> {
-    let mut tokens: Vec<Vec<u8>> = alphabet(order).iter().map(|&byte| vec![byte]).collect();
-    let id: HashMap<u8, usize> = tokens.iter().enumerate().map(|(id, token)| (token[0], id)).collect();
-    let sorted = counts.sorted();
-    let mut words: Vec<(Vec<usize>, u64)> =
-        sorted.iter().map(|(word, count)| (word.iter().map(|byte| id[byte]).collect(), *count)).collect();
-    while tokens.len() < size {
-        let mut pairs = HashMap::<(usize, usize), u64>::new();
-        for (word, count) in &words {
-            word.windows(2).for_each(|two| *pairs.entry((two[0], two[1])).or_default() += count);
-        }
-        let best = pairs.iter().min_by_key(|&(pair, count)| (std::cmp::Reverse(*count), *pair));
-        let Some((&pair, _)) = best else { break };
-        for (word, _) in &mut words {
-            let (old, mut at) = (std::mem::take(word), 0);
-            while at < old.len() {
-                let joins = at + 1 < old.len() && (old[at], old[at + 1]) == pair;
-                word.push(if joins { tokens.len() } else { old[at] });
-                at += 1 + usize::from(joins);
-            }
-        }
-        tokens.push([&tokens[pair.0][..], &tokens[pair.1]].concat());
-    }
-    tokens[..256].sort();
-    tokens
-}
-
 fn check_learn(random: &mut Random, counts: &Counts) -> Option<Vocabulary> {
     let order = random.pick(&[TieOrder::Bytes, TieOrder::ByteLevel]);
     let size = 256 + random.below(120);
-    let expected = slow_learn(counts, order, size);
+    let expected = slow_learn(counts.sorted(), &alphabet(order), size);
     match learn(counts, size as i64, order, |_| Ok::<(), Error>(())) {
         Ok(learnt) => {
             assert_eq!(learnt.tokens, expected);

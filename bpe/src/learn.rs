@@ -15,6 +15,8 @@
 mod cells;
 mod index;
 #[cfg(test)]
+mod slow_twin;
+#[cfg(test)]
 mod tests;
 
 use crate::counts::Counts;

@@ -1,8 +1,8 @@
-//! Learning against a slow twin that counts all pairs anew for each merge, on words of few letters, where pairs overlap
-//! and tie all the time.
+//! Learning against its slow twin, on words of few letters, where pairs overlap and tie all the time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use super::slow_twin::slow_learn;
 use super::*;
 use crate::{Counter, GPT4_PATTERN};
 
@@ -49,42 +49,13 @@ impl Random {
     }
 }
 
-/// The tokens by the definition: count all pairs, join the best one from left to right.
-fn slow_twin(counts: &Counts, tie_order: TieOrder, size: usize) -> Vec<Vec<u8>> {
-    let alphabet = tie_order.alphabet();
-    let id = |byte: u8| alphabet.iter().position(|&other| other == byte).unwrap();
-    let mut words: Vec<(Vec<usize>, u64)> =
-        counts.sorted().iter().map(|(word, count)| (word.iter().map(|&byte| id(byte)).collect(), *count)).collect();
-    let mut tokens: Vec<Vec<u8>> = alphabet.iter().map(|&byte| vec![byte]).collect();
-    while tokens.len() < size {
-        let mut pairs = BTreeMap::<(usize, usize), u64>::new();
-        for (word, count) in &words {
-            word.windows(2).for_each(|two| *pairs.entry((two[0], two[1])).or_default() += count);
-        }
-        let Some((&pair, _)) = pairs.iter().min_by_key(|&(pair, count)| (std::cmp::Reverse(*count), *pair)) else {
-            break;
-        };
-        for (word, _) in &mut words {
-            let (old, mut at) = (std::mem::take(word), 0);
-            while at < old.len() {
-                let joins = at + 1 < old.len() && (old[at], old[at + 1]) == pair;
-                word.push(if joins { tokens.len() } else { old[at] });
-                at += 1 + usize::from(joins);
-            }
-        }
-        tokens.push([&tokens[pair.0][..], &tokens[pair.1]].concat());
-    }
-    tokens[..256].sort();
-    tokens
-}
-
 #[test]
 fn merges_are_those_of_the_slow_twin_whatever_the_thresholds() {
     let mut random = Random(1);
     for trial in 0..400 {
         let words = random.words();
         let tie_order = if trial % 2 == 0 { TieOrder::Bytes } else { TieOrder::ByteLevel };
-        let all = slow_twin(&words, tie_order, usize::MAX);
+        let all = slow_learn(words.sorted(), &tie_order.alphabet(), usize::MAX);
         let alphabet = tie_order.alphabet();
         for thresholds in THRESHOLDS {
             for size in [256 + random.below(all.len() as u64 - 255) as usize, all.len()] {
@@ -101,7 +72,7 @@ fn merges_are_those_of_the_slow_twin_whatever_the_thresholds() {
 fn no_two_tokens_have_the_same_bytes() {
     let mut random = Random(2);
     for trial in 0..500 {
-        let tokens = slow_twin(&random.words(), TieOrder::Bytes, usize::MAX);
+        let tokens = slow_learn(random.words().sorted(), &TieOrder::Bytes.alphabet(), usize::MAX);
         assert_eq!(tokens.iter().collect::<BTreeSet<_>>().len(), tokens.len(), "trial {trial}");
     }
 }
