@@ -15,6 +15,7 @@ mod encode;
 mod error;
 mod key;
 mod learn;
+mod prefetch;
 #[cfg(feature = "python")]
 mod py;
 #[cfg(feature = "python")]

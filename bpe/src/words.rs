@@ -5,6 +5,7 @@
 //! rare ones at once.
 
 use crate::key::{INLINE, Key, LONG, hash_long, pack, pack_at, spread};
+use crate::prefetch::prefetch;
 use crate::word_list::WordList;
 
 const FIRST_CAPACITY: usize = 1024;
@@ -39,8 +40,10 @@ impl Slot {
 pub struct WordMap {
     slots: Vec<Slot>,
     used: usize,
-    pending: [Key; BATCH], // short words that wait for their turn: looked up together, they wait for memory together
+    pending: [Key; BATCH], // short words as they come
     waiting: usize,
+    coming: [Key; BATCH], // those before them, whose slots are on their way from memory
+    num_coming: usize,
     long: Vec<u8>,
     long_ends: Vec<usize>,
     most: usize,
@@ -73,6 +76,8 @@ impl WordMap {
             used: 0,
             pending: [Key::default(); BATCH],
             waiting: 0,
+            coming: [Key::default(); BATCH],
+            num_coming: 0,
             long: Vec::new(),
             long_ends: Vec::new(),
         }
@@ -92,30 +97,35 @@ impl WordMap {
         self.pending[self.waiting] = pack_at(text, start, end);
         self.waiting += 1;
         if self.waiting == BATCH {
-            self.settle();
+            self.advance();
         }
     }
 
     /// Counts all words that wait.
     pub fn settle(&mut self) {
-        let waiting = std::mem::take(&mut self.waiting);
-        self.make_room(waiting);
-        let keys = self.pending;
+        self.advance();
+        self.advance();
+    }
+
+    /// Asks for the slots of the words that are pending, and counts those before them meanwhile.
+    fn advance(&mut self) {
+        self.make_room(self.num_coming);
         let mask = self.slots.len() - 1;
-        let mut homes = [0; BATCH];
-        for (home, key) in homes.iter_mut().zip(keys) {
-            *home = spread(key) as usize & mask;
+        for key in &self.pending[..self.waiting] {
+            prefetch(&self.slots[spread(*key) as usize & mask]);
         }
-        let touched = homes.iter().fold(0, |all, &home| all ^ self.slots[home].count);
-        std::hint::black_box(touched);
-        for (key, home) in keys.into_iter().zip(homes).take(waiting) {
+        let coming = self.coming;
+        for key in &coming[..self.num_coming] {
+            let home = spread(*key) as usize & mask;
             let slot = &mut self.slots[home];
-            if slot.key == key {
+            if slot.key == *key {
                 slot.count += 1;
             } else {
-                self.count(key, home, 1);
+                self.count(*key, home, 1);
             }
         }
+        self.coming = self.pending;
+        self.num_coming = std::mem::take(&mut self.waiting);
     }
 
     /// Adds `count` occurrences of `word`, which is not empty.
@@ -222,7 +232,7 @@ impl WordMap {
     /// Calls `each` with every word of the given `part` of `parts`, and its count. Which part a word is in depends on
     /// the word alone.
     pub fn for_each_in(&self, part: usize, parts: usize, mut each: impl FnMut(&[u8], u64)) {
-        debug_assert_eq!(self.waiting, 0, "settle first");
+        debug_assert_eq!(self.waiting + self.num_coming, 0, "settle first");
         for slot in self.slots.iter().filter(|slot| slot.count != 0) {
             if parts > 1 && (slot.hash() >> 32) as usize % parts != part {
                 continue;
