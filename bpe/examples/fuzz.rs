@@ -245,13 +245,18 @@ fn check_encode(random: &mut Random, learnt: &Vocabulary, texts: &[&str]) {
     let encoder = Encoder::new(&learnt.pattern, tokens.clone()).expect("an encoder");
     let ranks: HashMap<&[u8], u32> = tokens.iter().enumerate().map(|(id, token)| (&token[..], id as u32)).collect();
     let regex = by_regex(&learnt.pattern);
-    let (mut ids, mut ends) = (Vec::new(), Vec::new());
+    let (mut ids, mut ends, mut known) = (Vec::new(), Vec::new(), Vec::new());
     for text in texts {
-        pieces(&regex, text).iter().for_each(|piece| ids.extend(slow_encode(&ranks, piece.as_bytes())));
+        let pieces = pieces(&regex, text);
+        if pieces.iter().any(|piece| piece.len() > 4096) {
+            continue; // the twin is quadratic
+        }
+        known.push(*text);
+        pieces.iter().for_each(|piece| ids.extend(slow_encode(&ranks, piece.as_bytes())));
         ends.push(ids.len() as u64);
     }
     for threads in [1, 3] {
-        let encoded = encoder.encode_batch(texts, Some(threads), || Ok::<(), Error>(())).expect("ids");
+        let encoded = encoder.encode_batch(&known, Some(threads), || Ok::<(), Error>(())).expect("ids");
         assert_eq!((&encoded.ids, &encoded.ends), (&ids, &ends), "{threads} threads");
     }
 }
