@@ -17,6 +17,7 @@ from tests import slow_bpe
 
 SHARED = Path(__file__).parents[2] / "shared"
 PATTERN = nanobpe.GPT4_PATTERN
+SCANNED = [PATTERN, nanobpe.CL100K_PATTERN, nanobpe.O200K_PATTERN, nanobpe.GPT2_PATTERN]
 
 # Without the code points that this Python does not know: `regex` may know them already, or not yet.
 ANY_CHARACTER = st.characters(exclude_categories=["Cs", "Cn"])
@@ -80,10 +81,10 @@ def test_merges_are_those_of_rustbpe_on_real_text() -> None:
     assert len(set(learnt)) == len(learnt)
 
 
-@given(TEXT)
-@settings(max_examples=1000, deadline=None)
-def test_pieces_are_those_of_a_regex_engine(text: str) -> None:
-    assert dict(nanobpe.count([text], threads=1).items()) == pieces(PATTERN, text)
+@given(TEXT, st.sampled_from(SCANNED))
+@settings(max_examples=2000, deadline=None)
+def test_pieces_are_those_of_a_regex_engine(text: str, pattern: str) -> None:
+    assert dict(nanobpe.count([text], threads=1, pattern=pattern).items()) == pieces(pattern, text)
 
 
 @given(TEXT, st.integers(1, 9))
@@ -113,10 +114,11 @@ def test_merges_in_byte_level_order_are_those_of_tokenizers(texts: list[str]) ->
     assert nanobpe.train(texts, vocab_size=len(peer), tie_order="byte_level").tokens[256:] == peer[256:]
 
 
-def test_every_character_is_classed_as_a_regex_engine_classes_it() -> None:
+@pytest.mark.parametrize("pattern", SCANNED)
+def test_every_character_is_classed_as_a_regex_engine_classes_it(pattern: str) -> None:
     known = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in ("Cn", "Cs")]
     text = "".join(f"{c}x1{c}" for c in known)
-    assert dict(nanobpe.count([text]).items()) == pieces(PATTERN, text)
+    assert dict(nanobpe.count([text], pattern=pattern).items()) == pieces(pattern, text)
 
 
 def pieces(pattern: str, text: str) -> Counter[bytes]:
