@@ -150,7 +150,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, nargs="+", default=[cores], help="fewer than there are cores: pinned")
     parser.add_argument("--all", action="store_true", help="20 and 200 MB x 32768 and 65536 tokens x 1 and 2 threads")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each contender")
-    parser.add_argument("--slow-repeats", type=int, default=1, help="at most so many of tokenizers and gigatoken")
+    parser.add_argument("--slow-repeats", type=int, default=1, help="at most so many of tokenizers, which is slow")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="default: all that are installed")
     parser.add_argument(
         "--corpus", type=Path, nargs="+", help="parquet files with a column `text`, or folders of them; default: "

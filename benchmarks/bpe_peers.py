@@ -140,7 +140,6 @@ class Gigatoken(Trainer):
     module = "gigatoken"
     reference = "gigatoken"
     ours = "nanobpe-gpt2"
-    slow = True
     reads_file = True
 
     def __init__(self, task: Task) -> None:
