@@ -154,15 +154,8 @@ pub fn gpt4_starts(block: &[u8; BLOCK], digits: usize) -> u64 {
     if mixed != 0 {
         known &= below(start_of_run(white, mixed.trailing_zeros() + 1));
     }
-    let mut quotes = class.apostrophe & starts & letter >> 1;
-    while quotes != 0 {
-        let quote = quotes.trailing_zeros();
-        quotes &= quotes - 1;
-        match contraction(block, quote as usize, seen as usize, 0x20) {
-            Some(end) => starts |= end & letter,
-            None => known &= below(quote),
-        }
-    }
+    let quotes = class.apostrophe & starts & letter >> 1;
+    (starts, known) = with_contractions(block, quotes, (starts, known), (letter, seen), 0x20);
     starts & (known << 1 | 1)
 }
 
@@ -181,16 +174,8 @@ pub fn gpt2_starts(block: &[u8; BLOCK]) -> u64 {
     let mut starts = 1 | visible_starts | firsts(white) | white & !(white >> 1);
 
     let mut known = below(start_of_run(white, seen));
-    let mut quotes = class.apostrophe & starts & letter >> 1;
-    while quotes != 0 {
-        let quote = quotes.trailing_zeros();
-        quotes &= quotes - 1;
-        match contraction(block, quote as usize, seen as usize, 0) {
-            Some(0) => {}
-            Some(end) => starts = starts & !(2 << quote) | end & letter,
-            None => known &= below(quote),
-        }
-    }
+    let quotes = class.apostrophe & starts & letter >> 1;
+    (starts, known) = with_contractions(block, quotes, (starts, known), (letter, seen), 0);
     starts & (known << 1 | 1)
 }
 
@@ -211,6 +196,28 @@ fn digit_groups(digit: u64, size: usize) -> u64 {
         next = next << size & full;
     }
     found
+}
+
+/// What starts and what is known, once the contractions at `quotes` are pieces: none starts within them, and one after
+/// them if a letter follows.
+#[inline]
+fn with_contractions(
+    block: &[u8; BLOCK],
+    mut quotes: u64,
+    (mut starts, mut known): (u64, u64),
+    (letter, seen): (u64, u32),
+    either_case: u8,
+) -> (u64, u64) {
+    while quotes != 0 {
+        let quote = quotes.trailing_zeros();
+        quotes &= quotes - 1;
+        match contraction(block, quote as usize, seen as usize, either_case) {
+            Some(0) => {}
+            Some(end) => starts = starts & !(2 << quote) | end & letter,
+            None => known &= below(quote),
+        }
+    }
+    (starts, known)
 }
 
 /// Where the contraction that starts at `quote`, before a letter, ends: as a bit; no bit if it is none, `None` if that
