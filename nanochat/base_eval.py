@@ -18,6 +18,7 @@ from nanochat.bits_per_byte import bits_per_byte
 from nanochat.checkpoint import load_model
 from nanochat.core import ask_task
 from nanochat.core_questions import NUM_TASKS, CoreTask, load_examples, load_tasks
+from nanochat.device import compute_dtype
 from nanochat.distributed import start
 from nanochat.engine import Engine
 from nanochat.model import GPT
@@ -25,7 +26,6 @@ from nanochat.rows import Rows
 from nanochat.scores import TaskScore
 from nanochat.stage import Place
 from nanochat.tokenizer import Tokenizer
-from nanochat.training_setup import compute_dtype
 
 if TYPE_CHECKING:
     from nanochat.pipeline import BaseEval, ChatEval
@@ -66,7 +66,7 @@ def base_eval(stage: BaseEval, place: Place) -> dict[str, float]:
 
 def load(artifact: Path, stage: BaseEval | ChatEval) -> tuple[GPT, Tokenizer]:
     """Model and tokenizer of a trained stage, on the device and in the precision of the stage."""
-    device = start(None if stage.device == "auto" else stage.device).device
+    device = start(stage.device).device
     model, _ = load_model(artifact, device)
     model.compute_dtype = compute_dtype(stage.dtype, device)
     return model.eval(), Tokenizer.from_file(artifact / "tokenizer.json")

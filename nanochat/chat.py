@@ -11,9 +11,9 @@ from typing import Any
 
 from nanochat.checkpoint import load_model
 from nanochat.conversation import render_prompt
+from nanochat.device import compute_dtype, device_of
 from nanochat.engine import Engine
 from nanochat.tokenizer import Tokenizer
-from nanochat.training_setup import compute_dtype
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -26,8 +26,9 @@ class Chatbot:
     """A model with its tokenizer, ready to answer. Raises ValueError where `model_dir` holds none."""
 
     def __init__(self, model_dir: Path, device: str = "auto") -> None:
-        model, self.facts = load_model(model_dir, _device(device))
-        model.compute_dtype = compute_dtype("auto", model.wte.weight.device)
+        where = device_of(device)
+        model, self.facts = load_model(model_dir, where)
+        model.compute_dtype = compute_dtype("auto", where)
         self.tokenizer = Tokenizer.from_file(model_dir / "tokenizer.json")
         self.engine, self.context = Engine(model, self.tokenizer), model.config.sequence_len
 
@@ -160,11 +161,3 @@ def _print_answer(conversation: Conversation, text: str) -> None:
 
 def _messages(conversation: str | Messages) -> Messages:
     return [{"role": "user", "content": conversation}] if isinstance(conversation, str) else conversation
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -15,6 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nanochat.device import device_of
+
+MEETING = timedelta(minutes=3)  # for the processes of a run to find each other
 TIMEOUT = timedelta(minutes=10)  # longer than a cold compile on one rank (pitfall: uneven compile trips the watchdog)
 
 
@@ -28,8 +31,8 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
-def start(device: str | None = None) -> World:
-    """Join the run that torchrun started, or be one alone; `device` is "cpu", "cuda" or None for what the machine has.
+def start(device: str = "auto") -> World:
+    """Join the run that torchrun started, or be one alone; `device` is "cpu", "cuda" or "auto": what the machine has.
 
     Raises ValueError for half a torchrun environment, or for CUDA where there is none.
     """
@@ -37,11 +40,25 @@ def start(device: str | None = None) -> World:
     if None in given.values() and set(given.values()) != {None}:
         raise ValueError(f"incomplete torchrun environment {given}: set all three of them, or none")
     rank, size, local_rank = (int(value or default) for value, default in zip(given.values(), (0, 1, 0), strict=True))
-    place = _device(device, local_rank)
+    place = device_of(device, local_rank)
     if size > 1:
-        on_cuda = place.type == "cuda"
-        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=TIMEOUT, device_id=place if on_cuda else None)
+        _meet(rank, size, place)
     return World(rank, size, local_rank, place)
+
+
+def _meet(rank: int, size: int, place: torch.device) -> None:
+    """Find the other processes within `MEETING`; after that a collective may take `TIMEOUT`."""
+    on_cuda = place.type == "cuda"
+    try:
+        store, *_ = next(dist.rendezvous("env://", rank, size, timeout=MEETING))
+        backend, device = ("nccl", place) if on_cuda else ("gloo", None)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT, device_id=device)
+    except (RuntimeError, ValueError) as error:  # of torch, DistStoreError among them
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise RuntimeError(
+            f"communication between ranks: rank {rank} of {size} did not meet the others at {where} within "
+            f"{MEETING.seconds // 60} minutes: one of them ended, or the address is not reachable ({error})"
+        ) from error
 
 
 def stop() -> None:
@@ -78,18 +95,3 @@ def barrier() -> None:
     """Wait until every rank is here."""
     if dist.is_initialized():
         dist.barrier()
-
-
-def _device(name: str | None, local_rank: int) -> torch.device:
-    kind = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"device={kind!r}: take 'cpu' or 'cuda'")
-    if kind == "cpu":
-        return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            f"device='cuda' with LOCAL_RANK={local_rank}, but this machine has {torch.cuda.device_count()} GPUs: "
-            "start fewer processes, or take device='cpu'"
-        )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)

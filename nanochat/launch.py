@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,9 @@ PARENT = "NANOCHAT_PARENT"
 RESUME = "resume.json"  # written by a stage that saved and wants to be resumed
 # What a pod or job may have set for another group of processes; torchrun sets its own.
 FOREIGN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_")
+ROOT = Path(__file__).resolve().parents[1]  # where `import nanochat` finds this code
+OWN_SPIN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # a user's own word on how OpenMP's threads wait (libgomp manual)
+SPIN_COUNT = "20000"  # measured by benchmarks/model_cpu.py, see docs/log.md
 GRACE_SECONDS = 60.0
 ORPHAN_SECONDS = 20.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -51,10 +55,31 @@ class Process:
 
     def command(self) -> list[str]:
         """One rank runs the stage directly; several through torchrun, which gives each its own log file."""
-        python = [sys.executable, "-m", "nanochat"]
         if self.num_ranks == 1:
-            return [*python, "stage", str(self.spec)]
-        return [*python, "ranks", str(self.num_ranks), str(self.spec), "--logs", str(self.logs / "ranks")]
+            return python_command("nanochat", "stage", str(self.spec))
+        ranks = ("ranks", str(self.num_ranks), str(self.spec), "--logs", str(self.logs / "ranks"))
+        return python_command("nanochat", *ranks)
+
+
+def python_command(module: str, *words: str) -> list[str]:
+    """Runs a module with this Python: -P keeps the working directory's files from standing in for libraries."""
+    return [sys.executable, "-P", "-X", "utf8", "-m", module, *words]
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """This process's environment for a Python of our own: our code is found by path, text is UTF-8.
+
+    What torchrun set for this process is left out. OpenMP's threads wait for each other spinning, and without a bound
+    they take the processor from whoever they wait for; a bound of the user's own goes before ours.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    paths = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]  # an empty one is the directory
+    if str(ROOT) not in (*paths, sysconfig.get_path("purelib")):
+        paths.insert(0, str(ROOT))
+    ours = {"PYTHONUTF8": "1", "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    if not any(kept.get(name) for name in OWN_SPIN):
+        ours["GOMP_SPINCOUNT"] = SPIN_COUNT
+    return {**kept, **ours, **more}
 
 
 def run(process: Process, tick: Callable[[], str | None], *, grace: float = GRACE_SECONDS) -> int:
@@ -64,8 +89,7 @@ def run(process: Process, tick: Callable[[], str | None], *, grace: float = GRAC
     """
     sweep(process.mark)
     process.logs.mkdir(parents=True, exist_ok=True)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-    environment = {**inherited, MARK: process.mark, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    environment = child_environment(**{MARK: process.mark, PARENT: str(os.getpid())})
     log = (process.logs / "stage.log").open("ab")
     with log:
         child = subprocess.Popen(

@@ -160,8 +160,10 @@ class AdamWBucket(Bucket):
 class MuonBucket(Bucket):
     """Muon for matrices of one shape: Nesterov momentum, orthogonalised, times sqrt(max(1, rows / cols))."""
 
-    def __init__(self, named: list[tuple[str, nn.Parameter]], settings: OptimSettings, world: World) -> None:
-        self.shape = tuple(named[0][1].shape)  # (rows, cols)
+    def __init__(
+        self, named: list[tuple[str, nn.Parameter]], settings: OptimSettings, world: World, dtype: torch.dtype
+    ) -> None:
+        self.shape, self.dtype = tuple(named[0][1].shape), dtype  # (rows, cols); of the matrix products
         super().__init__(named, prod(self.shape), world)
         self.settings = settings
         rows, cols = self.shape
@@ -179,7 +181,7 @@ class MuonBucket(Bucket):
         """One step, in place on this rank's share of the weights."""
         average = self.state["momentum"].lerp_(gradient, 1 - momentum)
         ahead = gradient.lerp_(average, momentum).view(-1, *self.shape)  # (N, rows, cols)
-        change = orthogonalize(ahead, self.steps).float()
+        change = orthogonalize(ahead, self.steps, self.dtype).float()
         if self.settings.normuon_beta2:
             rows, cols = self.shape
             lines = (-1, rows, 1) if rows >= cols else (-1, 1, cols)
@@ -248,7 +250,10 @@ class MuonAdamW:
 
 
 def build_optimizer(model: GPT, settings: OptimSettings, world: World) -> MuonAdamW:
-    """Sort the model's parameters into buckets by kind and shape, on the device where they are."""
+    """Sort the model's parameters into buckets by kind and shape, on the device where they are.
+
+    Muon multiplies in the model's `compute_dtype`: set that first.
+    """
     matrices: dict[tuple[int, ...], list[tuple[str, nn.Parameter]]] = {}
     numbers: dict[tuple[str, float, tuple[float, float]], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
@@ -257,7 +262,7 @@ def build_optimizer(model: GPT, settings: OptimSettings, world: World) -> MuonAd
         else:
             numbers.setdefault(_rule(name, model.config.n_embd, settings), []).append((name, parameter))
     return MuonAdamW(
-        [MuonBucket(named, settings, world) for named in matrices.values()]
+        [MuonBucket(named, settings, world, model.compute_dtype) for named in matrices.values()]
         + [AdamWBucket(named, lr, betas, settings.eps, world) for (_, lr, betas), named in numbers.items()]
     )
 

@@ -18,6 +18,7 @@ from typing import Any
 from nanochat import launch, metrics, pipeline, provenance
 from nanochat.stage import RESUME_EXIT_CODE, STAGES, Interrupted, Place
 
+ARITHMETIC = "arithmetic.json"  # in the work directory: of all attempts
 RECORDED = ("torch", "numpy", "safetensors", "tiktoken", "nanobpe", "pyarrow", "datasets")
 assert pipeline.STAGES is STAGES, "the declarations must have been read"
 
@@ -44,7 +45,8 @@ def run_spec(path: Path) -> int:
     if rank == 0:
         versions = {"python": platform.python_version(), **_versions()}
         used = provenance.closure(set(sys.modules) - before)
-        _write(work / "result.json", {"numbers": numbers, "code": provenance.digests(used), "versions": versions})
+        result = {"numbers": numbers, "code": provenance.digests(used), "versions": versions}
+        _write(work / "result.json", result | {"arithmetic": _arithmetic(work)})
     return 0
 
 
@@ -59,7 +61,24 @@ def _run(spec: dict[str, Any], work: Path, rank: int) -> dict[str, float]:
         addresses=spec["addresses"],
     )
     stage = STAGES[spec["stage"]](**spec["knobs"])
+    if rank == 0 and hasattr(stage, "dtype"):
+        _note_arithmetic(stage.dtype, stage.device, work)
     return stage.gather(place) if spec["gather"] else stage.run(place)
+
+
+def _note_arithmetic(dtype: str, device: str, work: Path) -> None:
+    """Adds this process's to those of the attempts before it, which may have run on another kind of machine."""
+    from nanochat.device import arithmetic, compute_dtype, device_of  # with torch, which not every stage needs
+
+    where = device_of(device)
+    used = _arithmetic(work)
+    if (mine := arithmetic(compute_dtype(dtype, where), where)) not in used:
+        _write(work / ARITHMETIC, {"used": [*used, mine]})
+
+
+def _arithmetic(work: Path) -> list[str]:
+    path = work / ARITHMETIC
+    return json.loads(path.read_text(encoding="utf-8"))["used"] if path.exists() else []
 
 
 def _report(error: BaseException, rank: int) -> dict[str, Any]:
@@ -92,10 +111,15 @@ def _shutdown_timeout() -> list[str]:
 
 
 def run_ranks(num_ranks: int, spec: Path, logs: Path) -> None:
-    """Starts the ranks of a stage on this machine through torchrun, with a log file each."""
+    """Starts the ranks of a stage on this machine through torchrun, with a log file each.
+
+    They meet on loopback: the machine's own name need not resolve, and may resolve to what a firewall closes.
+    """
     launch.die_with_parent()
     from torch.distributed.run import main
 
-    options = ["--standalone", f"--nproc-per-node={num_ranks}", f"--log-dir={logs}", "--redirects=3"]
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    options = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={num_ranks}"]
+    options += [f"--log-dir={logs}", "--redirects=3"]
     options += _shutdown_timeout()
     main([*options, "-m", "nanochat", "stage", str(spec)])

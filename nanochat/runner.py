@@ -218,6 +218,7 @@ def _publish(
         "numbers": result["numbers"],
         "code": result["code"],
         "versions": result["versions"],
+        "arithmetic": result["arithmetic"],
         "facts": dict(shop.facts),
         "fencing_token": lease.token,
         "finished": time.time(),

@@ -28,6 +28,7 @@ import torch
 
 from nanochat.architecture import GPTConfig
 from nanochat.checkpoint import load_model, save_model
+from nanochat.device import compute_dtype
 from nanochat.distributed import World, barrier, start, stop
 from nanochat.model import GPT
 from nanochat.optim import MuonAdamW, OptimSettings, build_optimizer
@@ -48,7 +49,7 @@ def processes(stage: "Trained") -> Iterator[World]:
 
     After an error of one of several they are not: leaving is collective, and the others wait for that one elsewhere.
     """
-    world = start(None if stage.device == "auto" else stage.device)
+    world = start(stage.device)
     try:
         yield world
     except Interrupted:  # of all ranks at the same step
@@ -151,17 +152,3 @@ def _training(
     lowered = {name: getattr(settings, name) * lr_frac for name in LEARNING_RATES}
     optimizer = build_optimizer(model, dataclasses.replace(settings, **lowered), world)
     return Training(stage, place, world, model, optimizer, settings, total_batch_size, files)
-
-
-def compute_dtype(knob: str, device: torch.device) -> torch.dtype:
-    """The precision of matrix products: `auto` is bf16 where the processor multiplies it, else fp32.
-
-    By capability, because `torch.cuda.is_bf16_supported()` also says yes where it is emulated. bf16 needs no loss
-    scaling.
-    """
-    if knob != "auto":
-        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[knob]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot say, and fp32 is always right
-    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nanochat import metrics
+from nanochat.device import compute_dtype
 from nanochat.distributed import World
 from nanochat.model import GPT, GPTConfig
 from nanochat.optim import MuonAdamW, OptimSettings, build_optimizer
@@ -22,7 +23,7 @@ from nanochat.pipeline import Midtrain
 from nanochat.schedule import Schedule
 from nanochat.stage import Interrupted
 from nanochat.train import Batch, fit, gradients, split_rows, stop_signals
-from nanochat.training_setup import compute_dtype, continued, processes
+from nanochat.training_setup import continued, processes
 from tests.small_pretrain import place, pretrained
 
 CONFIG = GPTConfig.modern(1, vocab_size=300, sequence_len=16, width=32, head_dim=16)
