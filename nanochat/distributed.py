@@ -56,7 +56,7 @@ def _meet(rank: int, size: int, place: torch.device) -> None:
     except (RuntimeError, ValueError) as error:  # of torch, DistStoreError among them
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise RuntimeError(
-            f"communication between ranks: rank {rank} of {size} did not meet the others at {where} within "
+            f"rank {rank} of {size} did not meet the others at {where} within "
             f"{MEETING.seconds // 60} minutes: one of them ended, or the address is not reachable ({error})"
         ) from error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -190,7 +191,7 @@ def _kind(said: str) -> str:
     low = said.lower()
     if "out of memory" in low or "memoryerror" in low:
         return "out of memory (lower device_batch_size): "
-    return "communication between ranks: " if "nccl" in low or "gloo" in low else ""
+    return "communication between ranks: " if re.search("nccl|gloo|did not meet", low) else ""
 
 
 def _tail(log: Path, lines: int = 5) -> str:

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nanochat import metrics
-from nanochat.device import compute_dtype
 from nanochat.distributed import World
 from nanochat.model import GPT, GPTConfig
 from nanochat.optim import MuonAdamW, OptimSettings, build_optimizer
@@ -271,10 +270,3 @@ def test_the_ranks_part_together_but_not_after_an_error_of_one(
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def test_the_precision_is_what_the_knob_says_or_the_processor_has() -> None:
-    cpu = torch.device("cpu")
-    assert compute_dtype("float32", cpu) == torch.float32
-    assert compute_dtype("bfloat16", cpu) == torch.bfloat16
-    assert compute_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
