@@ -22,6 +22,7 @@ from typing import Any
 
 from flows import server
 from flows import settings as surroundings
+from nanochat import launch, probe
 from nanochat.__main__ import add_commands, add_run, carry_out, forced, planned
 from nanochat.preflight import preflight
 from nanochat.recipes import apply, stages_of
@@ -50,6 +51,8 @@ def command_run(args: argparse.Namespace, open_store: Any) -> int:
     preflight(steps, store, force)
     where = surroundings.read(home=args.home, store=store.uri)
     print(f"recipe {args.recipe}: {len(steps)} stages, store {store.uri}", flush=True)
+    if args.demo:
+        _expect(steps, {step.name for step in steps if step.name in force or store.record(step.address) is None})
     url = server.ensure(where)
     began = time.monotonic()
     with _environment(NANOCHAT_HOME=str(where.home), NANOCHAT_STORE=store.uri):
@@ -61,6 +64,20 @@ def command_run(args: argparse.Namespace, open_store: Any) -> int:
         print(state.message, file=sys.stderr)
         return 1
     return _show(args, steps, store) if args.demo else 0
+
+
+def _expect(steps: list[Any], to_make: set[str]) -> None:
+    """Says how long what is missing takes on this machine; in a process of its own, because torch is not for flows."""
+    if not to_make:
+        return
+    command = launch.python_command("nanochat", "probe", "--json")
+    said = subprocess.run(
+        command, env=launch.child_environment(), stdout=subprocess.PIPE, text=True, encoding="utf-8", check=True
+    ).stdout
+    rate = probe.Rate(**json.loads(said))
+    seconds = probe.seconds_of(steps, to_make, rate)
+    minutes = "" if seconds is None else f": about {max(1, round(seconds / 60))} minutes on this machine"
+    print(f"{len(to_make)} stages to make{minutes} ({rate})", flush=True)
 
 
 @contextmanager
@@ -98,10 +115,10 @@ def _show(args: argparse.Namespace, steps: list[Any], store: Store) -> int:
     addresses = {step.name: step.address for step in steps}
     print("\nA short chat with the model:\n", flush=True)
     model = str(store.fetch(addresses["rl"]))
-    command = [sys.executable, "-m", "nanochat", "chat", "--directory", model, "--temperature", "0"]
+    command = launch.python_command("nanochat", "chat", "--directory", model, "--temperature", "0")
     for question in DEMO_QUESTIONS:
         command += ["--prompt", question]
-    status = subprocess.run(command, check=False).returncode
+    status = subprocess.run(command, env=launch.child_environment(), check=False).returncode
     report = store.fetch(addresses["report"]) / "report.md"
     print(f"\n{report.read_text().strip()}\n\nArtifacts in {store.uri}:")
     for step in steps:

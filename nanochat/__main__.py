@@ -7,6 +7,7 @@ a stage's process. The console script `nanochat` (flows/cli.py) has the same ver
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -164,6 +165,15 @@ def newest_chat_model(store: Store) -> str:
     return max(made, key=lambda address: (store.record(address) or {})["finished"])
 
 
+def command_probe(args: argparse.Namespace, open_store: OpenStore) -> int:
+    """How fast this machine multiplies matrices."""
+    from nanochat.probe import matrix_rate
+
+    rate = matrix_rate()
+    print(json.dumps(dataclasses.asdict(rate)) if args.json else rate)
+    return 0
+
+
 def command_stage(args: argparse.Namespace, open_store: OpenStore) -> int:
     """The inside of a stage's process."""
     from nanochat.process import run_spec
@@ -211,6 +221,9 @@ def add_commands(commands: Any) -> None:
     made.add_argument("--max-new-tokens", "-m", type=int, default=256)
     add_place(made)
     made.set_defaults(command=command_chat)
+    made = commands.add_parser("probe", help="how fast this machine multiplies matrices, measured for a second")
+    made.add_argument("--json", action="store_true")
+    made.set_defaults(command=command_probe)
     _add_processes(commands)
 
 
