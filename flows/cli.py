@@ -51,12 +51,12 @@ def command_run(args: argparse.Namespace, open_store: Any) -> int:
     preflight(steps, store, force)
     where = surroundings.read(home=args.home, store=store.uri)
     tracking_uri.check(where.tracking_uri)
-    print(f"recipe {args.recipe}: {len(steps)} stages, store {store.uri}", flush=True)
+    print(f"recipe {args.recipe}: {len(steps)} stages, store {redacted(store.uri)}", flush=True)
     url = server.ensure(where)
     began = time.monotonic()
     with _environment(NANOCHAT_HOME=str(where.home), NANOCHAT_STORE=store.uri):
         state = _flow(args, sorted(force))
-    ui = url.removesuffix("/api")
+    ui = redacted(url.removesuffix("/api"))
     page = f"{ui}/runs/flow-run/{state.state_details.flow_run_id}"
     print(f"{state.name} after {time.monotonic() - began:.0f} s: {page}")
     if not state.is_completed():
@@ -80,13 +80,13 @@ def _environment(**values: str) -> Iterator[None]:
 def _flow(args: argparse.Namespace, force: list[str]) -> Any:
     from flows import run as shared
     from flows.display import Display
-    from flows.form import changed
+    from flows.form import changed, hidden
     from flows.pipeline import pipeline
 
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).propagate = False  # they go to Prefect's pages; here the display tells the same
     warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries underneath: nothing the user can do
-    knobs = changed(args.recipe, apply(stages_of(args.recipe), args.settings))
+    knobs = hidden(changed(args.recipe, apply(stages_of(args.recipe), args.settings)))
     with Display() as display:
         shared.DISPLAY.append(display)
         try:
@@ -105,7 +105,7 @@ def _show(args: argparse.Namespace, steps: list[Any], store: Store) -> int:
         command += ["--prompt", question]
     status = subprocess.run(command, check=False).returncode
     report = store.fetch(addresses["report"]) / "report.md"
-    print(f"\n{report.read_text().strip()}\n\nArtifacts in {store.uri}:")
+    print(f"\n{report.read_text().strip()}\n\nArtifacts in {redacted(store.uri)}:")
     for step in steps:
         print(f"  {step.address}")
     print(f"\nTo look at this run in Prefect and MLflow:\n\n  {sys.argv[0]} ui\n")
