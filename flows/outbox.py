@@ -15,6 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from nanochat.redaction import redacted
+
 TRIES = 5  # of one delivery that fails while the service answers otherwise
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)  # seconds after the 1st, 2nd, … failure in a row; the last one repeats
 log = logging.getLogger(__name__)
@@ -126,7 +128,7 @@ class Outbox:
         future.set_exception(error)
 
     def _say(self, what: str, error: Exception) -> None:
-        text = f"{self.service} {what}: {error}"
+        text = redacted(f"{self.service} {what}: {error}")
         if text not in self._said:
             self._said.add(text)
             log.warning("%s", text)

@@ -58,10 +58,10 @@ def _fault_of_database(uri: str) -> str:
 
     try:
         make_url(uri).get_dialect().import_dbapi()
-    except (ArgumentError, ValueError):
-        return "is no address of a database"
     except (NoSuchModuleError, ImportError) as error:
         return f"its driver is not installed ({error})"
+    except (ArgumentError, ValueError):
+        return "is no address of a database"
     return ""
 
 
