@@ -20,12 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows import server
+from flows import loopback, server, service_log, tracking_uri
 from flows import settings as surroundings
 from nanochat import launch, probe
 from nanochat.__main__ import add_commands, add_run, carry_out, forced, planned
 from nanochat.preflight import preflight
 from nanochat.recipes import apply, stages_of
+from nanochat.redaction import redacted
 from nanochat.store import FileStore, Store
 
 DEMO_QUESTIONS = ("Hello!", "What is your name?", "What is 58 * 67?", "Spell the word garden.")
@@ -50,14 +51,15 @@ def command_run(args: argparse.Namespace, open_store: Any) -> int:
     force = forced(args, steps)
     preflight(steps, store, force)
     where = surroundings.read(home=args.home, store=store.uri)
-    print(f"recipe {args.recipe}: {len(steps)} stages, store {store.uri}", flush=True)
+    tracking_uri.check(where.tracking_uri)
+    print(f"recipe {args.recipe}: {len(steps)} stages, store {redacted(store.uri)}", flush=True)
     if args.demo:
         _expect(steps, {step.name for step in steps if step.name in force or store.record(step.address) is None})
     url = server.ensure(where)
     began = time.monotonic()
     with _environment(NANOCHAT_HOME=str(where.home), NANOCHAT_STORE=store.uri):
         state = _flow(args, sorted(force))
-    ui = url.removesuffix("/api")
+    ui = redacted(url.removesuffix("/api"))
     page = f"{ui}/runs/flow-run/{state.state_details.flow_run_id}"
     print(f"{state.name} after {time.monotonic() - began:.0f} s: {page}")
     if not state.is_completed():
@@ -95,13 +97,13 @@ def _environment(**values: str) -> Iterator[None]:
 def _flow(args: argparse.Namespace, force: list[str]) -> Any:
     from flows import run as shared
     from flows.display import Display
-    from flows.form import changed
+    from flows.form import changed, hidden
     from flows.pipeline import pipeline
 
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).propagate = False  # they go to Prefect's pages; here the display tells the same
     warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries underneath: nothing the user can do
-    knobs = changed(args.recipe, apply(stages_of(args.recipe), args.settings))
+    knobs = hidden(changed(args.recipe, apply(stages_of(args.recipe), args.settings)))
     with Display() as display:
         shared.DISPLAY.append(display)
         try:
@@ -120,7 +122,7 @@ def _show(args: argparse.Namespace, steps: list[Any], store: Store) -> int:
         command += ["--prompt", question]
     status = subprocess.run(command, env=launch.child_environment(), check=False).returncode
     report = store.fetch(addresses["report"]) / "report.md"
-    print(f"\n{report.read_text().strip()}\n\nArtifacts in {store.uri}:")
+    print(f"\n{report.read_text().strip()}\n\nArtifacts in {redacted(store.uri)}:")
     for step in steps:
         print(f"  {step.address}")
     print(f"\nTo look at this run in Prefect and MLflow:\n\n  {sys.argv[0]} ui\n")
@@ -134,35 +136,44 @@ def command_ui(args: argparse.Namespace, open_store: Any) -> int:
     if args.stop:
         print("stopped" if server.stop(where) else "no server was running")
         return 0
+    tracking_uri.check(where.tracking_uri)
     url = server.ensure(where)
-    print(f"Prefect  {url.removesuffix('/api')}", flush=True)
-    if not where.tracking_uri.startswith("sqlite:"):
-        print(f"MLflow   {where.tracking_uri}")
+    print(f"Prefect  {redacted(url.removesuffix('/api'))}", flush=True)
+    database = tracking_uri.database_of(where.tracking_uri)
+    if database is None:
+        print(f"MLflow   {redacted(where.tracking_uri)}")
         return 0
+    _prepare(where.tracking_uri)
     port = server.free_port(args.mlflow_port)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", where.tracking_uri]
     command += ["--artifacts-destination", str(where.home / "mlartifacts")]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     log = where.home / "mlflow-server.log"
+    where.home.mkdir(parents=True, exist_ok=True)
+    said_before = log.stat().st_size if log.exists() else 0
     with log.open("ab") as output:
         child = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=where.home)
     try:
-        _wait_for(port, child, log)
-        print(f"MLflow   http://127.0.0.1:{port}")
-        print("Ctrl-C ends MLflow's page; `nanochat ui --stop` ends Prefect's server.", flush=True)
+        while child.poll() is None and not server.listens(child.pid, port):  # what answers there may be somebody else's
+            time.sleep(0.3)
+        if child.poll() is None:
+            print(f"MLflow   http://127.0.0.1:{port}")
+            print("Ctrl-C ends MLflow's page; `nanochat ui --stop` ends Prefect's server.", flush=True)
         child.wait()
-        raise RuntimeError(f"MLflow's server ended: see {log}")
+        cause = service_log.reason("MLflow", service_log.tail(log, said_before), log, database)
+        raise RuntimeError(f"MLflow's server ended: {cause}")
     finally:
         child.terminate()
         child.wait()
 
 
-def _wait_for(port: int, child: subprocess.Popen[bytes], log: Path) -> None:
-    while not server.listens(child.pid, port):  # what answers there may be somebody else's
-        if child.poll() is not None:
-            raise RuntimeError(f"MLflow's server ended: see {log}")
-        time.sleep(0.3)
+def _prepare(uri: str) -> None:
+    """Makes MLflow's database as a run does, so that both never make it at once."""
+    from flows import track
+
+    warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries underneath: nothing the user can do
+    track.prepare(uri)
 
 
 def command_ls(args: argparse.Namespace, open_store: Any) -> int:
@@ -187,6 +198,7 @@ def command_ls(args: argparse.Namespace, open_store: Any) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The console script."""
+    loopback.exempt()
     parser = argparse.ArgumentParser(prog="nanochat", description="from raw text to a model that chats")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     made = add_run(commands)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from nanochat.pipeline import STAGES
 from nanochat.recipes import RECIPES, stages_of
+from nanochat.redaction import redacted
 from nanochat.stage import Knob, Stage
 
 RecipeName = Literal[tuple(RECIPES)]  # type: ignore[valid-type]
@@ -73,6 +74,30 @@ def changed(recipe: str, stages: Iterable[Stage]) -> Filled:
             if value != getattr(plain[stage.name], name):
                 filled.setdefault(stage.name, {})[name] = str(value).lower() if type(value) is bool else value
     return filled
+
+
+HIDDEN: dict[tuple[str, str], str] = {}  # (stage, knob) -> what a command gave to a flow of its own process
+
+
+def hidden(filled: Filled) -> Filled:
+    """The same without the secrets of URLs, for what is written down; in this process `revealed` knows them."""
+    shown: Filled = {}
+    for stage, values in filled.items():
+        for name, value in values.items():
+            bare = redacted(value) if isinstance(value, str) else value
+            shown.setdefault(stage, {})[name] = bare
+            if bare != value:
+                HIDDEN[stage, name] = value
+    return shown
+
+
+def revealed(filled: Filled) -> Filled:
+    """What `hidden` was given."""
+    real: Filled = {stage: dict(values) for stage, values in filled.items()}
+    for (stage, name), value in HIDDEN.items():
+        if real.get(stage, {}).get(name) == redacted(value):
+            real[stage][name] = value
+    return real
 
 
 def settings_of(filled: Filled) -> list[str]:

@@ -2,8 +2,8 @@
 
 One background thread delivers in order. Promises: `put` returns at once; while the service is away the first delivery
 is tried again with growing pauses and nothing is lost or reordered; what the service refuses, or fails to take although
-it answers, is dropped, counted and said; `close` waits a bounded time and tells how much was not delivered. It knows no
-service: a job raises `Unavailable` or `Refused`.
+it answers, is dropped, counted and said; the same is never said twice; `close` waits a bounded time and tells how much
+was not delivered. It knows no service: a job raises `Unavailable` or `Refused`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
+
+from nanochat.redaction import redacted
 
 TRIES = 5  # of one delivery that fails while the service answers otherwise
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)  # seconds after the 1st, 2nd, … failure in a row; the last one repeats
@@ -38,6 +40,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._said: set[str] = set()
 
     def put(self, job: Callable[[], Any]) -> Future[Any]:
         """Delivers later. The future holds what the job returns, or why it was dropped."""
@@ -70,7 +73,8 @@ class Outbox:
         with self._changed:
             self._changed.notify_all()
         if left:
-            log.warning("%s did not answer: %d deliveries were left out; a later run sends them", self.service, left)
+            waiting = f"{left} deliveries were left out; their numbers wait, and the next run sends them"
+            log.warning("%s did not answer: %s", self.service, waiting)
             self.dropped += left
         elif self._thread is not None:
             self._thread.join()
@@ -109,7 +113,7 @@ class Outbox:
                 return
             except Unavailable as error:
                 if not failures:
-                    log.warning("%s does not answer, work goes on without it: %s", self.service, error)
+                    self._say("does not answer, work goes on without it", error)
                 failures += 1
                 if failures >= TRIES and self.answers():
                     self._drop(future, error)
@@ -118,7 +122,13 @@ class Outbox:
             self._closing.wait(self.pauses[min(failures, len(self.pauses)) - 1])
 
     def _drop(self, future: Future[Any], error: Exception) -> None:
-        log.warning("%s does not take it: %s", self.service, error)
+        self._say("does not take it", error)
         self.failures += 1
         self.dropped += 1
         future.set_exception(error)
+
+    def _say(self, what: str, error: Exception) -> None:
+        text = redacted(f"{self.service} {what}: {error}")
+        if text not in self._said:
+            self._said.add(text)
+            log.warning("%s", text)

@@ -20,17 +20,19 @@ from prefect.states import Cancelled, Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import remote
+from flows import loopback, remote
 from flows import settings as surroundings
 from flows.cancellation import listening
-from flows.form import Knobs, RecipeName, StageName, filled_in, settings_of
+from flows.form import Knobs, RecipeName, StageName, filled_in, revealed, settings_of
 from flows.run import PipelineRun
 from nanochat.launch import StageFailed, Stopped
 from nanochat.plan import Step, plan
 from nanochat.preflight import preflight
 from nanochat.recipes import apply, stages_of
+from nanochat.redaction import redacted
 from nanochat.runner import Job, find, jobs
 
+loopback.exempt()  # a worker's process comes in here
 RUN: contextvars.ContextVar[PipelineRun] = contextvars.ContextVar("nanochat_run")
 Futures = dict[str, PrefectConcurrentFuture[Any]]
 PART_RETRIES, PART_DELAYS = 2, [2, 10]  # seconds; a cancelled run waits for them
@@ -51,7 +53,7 @@ def make(address: str) -> Any:
     try:
         outcome = run.make(run.job(address))
     except StageFailed as failure:
-        return Failed(message=str(failure))
+        return Failed(message=redacted(str(failure)))
     except Stopped as stop:
         return Cancelled(message=str(stop)) if run.stopping.is_set() else Failed(message=f"{address}: {stop}")
     where = run.store.location(address)
@@ -82,12 +84,12 @@ def pipeline(
         gpu_deployment: deployment that makes the GPU stages (stage/gpu); empty means here, in this process's company.
     """
     try:
-        settings = [*([] if seed is None else [f"seed={seed}"]), *settings_of(filled_in(knobs))]
+        settings = [*([] if seed is None else [f"seed={seed}"]), *settings_of(revealed(filled_in(knobs)))]
         steps = plan(apply(stages_of(recipe), settings), only)
         run = PipelineRun(recipe, steps, surroundings.read(store=store), frozenset(force), gpu_deployment)
         preflight(steps, run.store, run.force)
     except ValueError as refused:  # the user's: nothing was started
-        return Failed(message=str(refused))
+        return Failed(message=redacted(str(refused)))
     return _conducted(run, steps, str(flow_run.get_id() or ""))
 
 
@@ -206,4 +208,4 @@ def _cause(future: PrefectConcurrentFuture[Any]) -> str | None:
     state = future.state
     if not (state.is_failed() or state.is_crashed()):
         return None
-    return (state.message or str(state.name)).removeprefix(PREAMBLE)
+    return redacted((state.message or str(state.name)).removeprefix(PREAMBLE))

@@ -28,14 +28,24 @@ class Registry:
 
     def enter(self, entries: Sequence[gate.Version], metric: str) -> gate.Verdict:
         """Makes the versions that are not there, then lets the gate decide. The same again changes nothing."""
-        if not self.client.search_registered_models(f"name = '{self.model}'"):
-            self.client.create_registered_model(self.model)
+        self._make_model()
         there = {v.tags.get(ADDRESS): v for v in self.client.search_model_versions(f"name = '{self.model}'")}
         ours = [self._version(entry, there.get(entry.address)) for entry in entries]
         aliases = self.client.get_registered_model(self.model).aliases
         if ours[-1].number >= int(aliases.get("candidate", 0)):
             self.client.set_registered_model_alias(self.model, "candidate", str(ours[-1].number))
         return self._promote(gate.contender(ours, metric), aliases.get("champion"), metric)
+
+    def _make_model(self) -> None:
+        """Makes the registered model, unless it is there; another run may do so at the same moment."""
+        for attempt in range(2):
+            if self.client.search_registered_models(f"name = '{self.model}'"):
+                return
+            try:
+                self.client.create_registered_model(self.model)
+            except Exception:  # MLflow's: its kinds are track.py's to know
+                if attempt:
+                    raise
 
     def _version(self, entry: gate.Version, found: Any) -> gate.Version:
         numbers = {f"{METRIC}{name}": repr(value) for name, value in entry.metrics.items()}

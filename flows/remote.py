@@ -1,8 +1,9 @@
 """A stage on another work pool: attach to the run that makes its address, or start one, and wait for it.
 
-Promises: two pipelines that want the same address of the same store share one run; a crashed attempt is started
-again, a failed one is not; the store decides, not the child's state (of a forced stage only what was made since); a
-cancelled pipeline takes the runs that it started along; a server that is away for a while ends nothing.
+Promises: two pipelines that want the same address of the same store share one run, also when they ask at the same
+moment, and only the one that started it shows it among its tasks; a crashed attempt is started again, a failed one is
+not; the store decides, not the child's state (of a forced stage only what was made since); a cancelled pipeline takes
+the runs that it started along; a server that is away for a while ends nothing.
 (The pattern and its traps were measured on Prefect 3.8.8.)
 """
 
@@ -16,16 +17,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import httpx
+from prefect import Task
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, LogFilter, LogFilterFlowRunId
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterTags,
+    LogFilter,
+    LogFilterFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, State, TaskRunResult
 from prefect.client.schemas.sorting import LogSort
-from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
-from prefect.states import Cancelling
+from prefect.runtime import flow_run, task_run
+from prefect.states import Cancelling, Pending, Scheduled
 
 from flows.watch import attempt
 from nanochat.launch import StageFailed, Stopped
+from nanochat.redaction import redacted
 from nanochat.runner import Job, Outcome, find
 from nanochat.stage import digest
 
@@ -86,12 +98,20 @@ def _follow(client: SyncPrefectClient, child: FlowRun, run: PipelineRun, job: Jo
 def _attach_or_start(client: SyncPrefectClient, run: PipelineRun, job: Job) -> FlowRun:
     wanted = [f"address:{job.address}", f"store:{digest(run.store.uri)[:8]}"]
     known = _tagged(client, *wanted)
-    for earlier in known:
-        if _is_live(earlier) and (_is_ours(earlier, run) or not _is_forced(job, run)):  # others' may only find it made
-            return earlier
+    usable = [
+        each for each in known if _is_ours(each, run) or not _is_forced(job, run)
+    ]  # others' may only find it made
+    child = next(filter(_is_live, usable), None) or _start(client, run, job, wanted, len(known))
+    _drop_placeholders(client, run, job, child)
+    return child
+
+
+def _start(client: SyncPrefectClient, run: PipelineRun, job: Job, wanted: list[str], attempts: int) -> FlowRun:
+    """A run of the deployment; another pipeline's, if that asked at the same moment: by the idempotency key."""
     parameters = {
         "recipe": run.recipe,
-        "settings": run.settings,
+        "settings": [each for each in run.settings if redacted(each) == each],  # Prefect writes them down; no GPU
+        # stage needs a secret, and no address holds one
         "name": job.stage.name,
         "address": job.address,
         "store": run.where.store,
@@ -99,15 +119,51 @@ def _attach_or_start(client: SyncPrefectClient, run: PipelineRun, job: Job) -> F
         "tracking_parent": run.parent,
         "force": _is_forced(job, run),
     }
-    return run_deployment(
-        run.gpu_deployment,
+    key = ":".join((*wanted, str(attempts)))  # without the count it would give back a failed run
+    if _is_forced(job, run):
+        key += f":{run.id}"  # not one that may only find it made
+    return client.create_flow_run_from_deployment(
+        client.read_deployment_by_name(run.gpu_deployment).id,
         parameters=parameters,
-        timeout=0,
-        as_subflow=True,
-        flow_run_name=job.address,
-        idempotency_key=":".join((*wanted, str(len(known)))),  # without the count it would give back a failed run
+        state=Scheduled(),
+        name=job.address,
+        idempotency_key=key,
+        parent_task_run_id=_placeholder(client, run, job, attempts),
         tags=[*wanted, f"parent:{run.id}"],
     )
+
+
+def _placeholder(client: SyncPrefectClient, run: PipelineRun, job: Job, attempts: int) -> UUID | None:
+    """The task run by which Prefect shows a child in its parent's graph; the same one when asked again.
+
+    (`run_deployment` makes a new one each time, also when it gives back a child that has another.)
+    """
+    if flow_run.get_id() is None:
+        return None
+    name = _placeholder_name(run, job)
+    shown: Task[Any, None] = Task(fn=lambda: None, name=run.gpu_deployment)
+    shown.task_key = "nanochat.on_another_pool"
+    makes = task_run.get_id()
+    inputs = {"__parents__": [TaskRunResult(id=UUID(makes))]} if makes else {}
+    parent, state = UUID(flow_run.get_id()), Pending()
+    key = f"{job.address}:{attempts}"
+    return client.create_task_run(shown, parent, dynamic_key=key, name=name, task_inputs=inputs, state=state).id
+
+
+def _placeholder_name(run: PipelineRun, job: Job) -> str:
+    return f"{job.address} on {run.gpu_deployment}"
+
+
+def _drop_placeholders(client: SyncPrefectClient, run: PipelineRun, job: Job, child: FlowRun) -> None:
+    """Takes away what would never end: ours, where the child has that of another pipeline, or was never made."""
+    if flow_run.get_id() is None:
+        return
+    here = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run.get_id())]))
+    named = TaskRunFilter(name=TaskRunFilterName(any_=[_placeholder_name(run, job)]))
+    for each in client.read_task_runs(flow_run_filter=here, task_run_filter=named):
+        if each.id != child.parent_task_run_id and (each.state is None or each.state.is_pending()):
+            with suppress(ObjectNotFound):
+                client.delete_task_run(each.id)
 
 
 def _patiently(call: Callable[[], T], run: PipelineRun) -> T:
@@ -164,4 +220,4 @@ class _Relay:
             return
         self.seen += len(logs)
         for log in logs:
-            get_run_logger().info("%s", log.message)
+            get_run_logger().info("%s", redacted(log.message))

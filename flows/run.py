@@ -17,24 +17,26 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from flows import corpus_fetch, display, remote, store, track
+from flows import corpus_fetch, display, remote, store, track, tracking_uri
 from flows.form import changed, settings_of
 from flows.settings import Settings
 from flows.watch import FlowWatch, artifact_key, attempt
 from nanochat.launch import Stopped
 from nanochat.plan import Step
 from nanochat.provenance import checkout_facts
+from nanochat.redaction import redacted
 from nanochat.runner import Job, Outcome, Workshop, find, perform
 
 DISPLAY: list[display.Display] = []  # the terminal of the command that runs the flow in its own process, if any
 
 
 class PipelineRun:
-    """One run of a plan. `stopping` is set when it shall end."""
+    """One run of a plan. `stopping` is set when it shall end. ValueError, where the surroundings can never work."""
 
     def __init__(
         self, recipe: str, steps: list[Step], where: Settings, force: frozenset[str], gpu_deployment: str = ""
     ) -> None:
+        tracking_uri.check(where.tracking_uri)
         self.recipe, self.steps, self.where = recipe, steps, where
         self.force, self.gpu_deployment = force, gpu_deployment
         self.store = store.open_store(where.store, where.home / "cache", cache_bytes=where.cache_bytes)
@@ -119,13 +121,16 @@ class PipelineRun:
             "inputs": {name: self._input(step.address) for name, step in job.step.inputs.items()},
         }
 
+    def _place(self, address: str) -> str:
+        return redacted(self.store.location(address))
+
     def _input(self, address: str) -> Mapping[str, Any]:
         return {"address": address, "uri": self.store.location(address), "record": self.store.record(address)}
 
     def _conclude(self, step: Step, outcome: Outcome, watch: FlowWatch) -> None:
         """What is told once an artifact is there, whoever made it."""
         self.outcomes[step.address] = outcome
-        get_run_logger().info("%s is in %s", step.address, self.store.location(step.address))
+        get_run_logger().info("%s is in %s", step.address, self._place(step.address))
         if watch.run is not None:
             files = track.small_files(self.store.fetch(step.address))
             watch.run.finish("FINISHED", numbers=outcome.numbers, files=files)
@@ -133,22 +138,26 @@ class PipelineRun:
             info = {**self._info(Job(step)), "record": outcome.record}
             self.tracker.cached(self.parent, step.address, info, lambda: self.store.fetch(step.address))
         if step.name == "report":
-            text = (self.store.fetch(step.address) / "report.md").read_text()
+            text = (self.store.fetch(step.address) / "report.md").read_text(encoding="utf-8")
+            text = redacted(text)
             attempt(
                 create_markdown_artifact, key=artifact_key(f"scores-{step.label}"), markdown=text, description="scores"
             )
         if step.name == "register":
-            entries = json.loads((self.store.fetch(step.address) / "versions.json").read_text())["versions"]
+            entries = json.loads((self.store.fetch(step.address) / "versions.json").read_text("utf-8"))["versions"]
             metric = step.stage.values("identity")["metric"]
             self.tracker.register(f"nanochat-{self.recipe}", entries, self.store, metric)
 
     def _tell_where(self) -> None:
         """A table of what this run made and found, and where it lies, as an artifact of the flow run."""
-        lines = [f"MLflow: {self.where.tracking_uri}, the run with the tag `{track.PIPELINE} = {self.parent}`", ""]
+        lines = [
+            f"MLflow: {redacted(self.where.tracking_uri)}, the run with the tag `{track.PIPELINE} = {self.parent}`",
+            "",
+        ]
         lines += ["| stage | | where |", "|---|---|---|"]
         for step in self.steps:
             outcome = self.outcomes.get(step.address)
             became = "not made" if outcome is None else "cached" if outcome.cached else f"{outcome.seconds:.1f} s"
-            lines.append(f"| {step.address} | {became} | {self.store.location(step.address) if outcome else ''} |")
+            lines.append(f"| {step.address} | {became} | {self._place(step.address) if outcome else ''} |")
         key = artifact_key(f"nanochat-{self.recipe}")
         attempt(create_markdown_artifact, key=key, markdown="\n".join(lines), description="where everything lies")

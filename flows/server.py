@@ -1,29 +1,38 @@
 """Prefect's server for those who have none: started in the background on first use, found again ever after.
 
-Promises: a server named by PREFECT_API_URL is taken as it is; our own keeps its data in HOME/prefect, listens on
-loopback only, and is recognised as ours before it is reused. It is not stopped by the commands that use it
+Promises: a server named by PREFECT_API_URL is taken as it is; our own keeps its data and its log in HOME/prefect,
+listens on loopback only, and is recognised as ours before it is reused, also one whose starter was killed. A start that
+fails says why, as soon as the process ends. It is not stopped by the commands that use it, nor by the terminal's Ctrl-C
 (`nanochat ui --stop` does).
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import re
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from flows import first_use, loopback, service_log
 from flows.settings import Settings
+from nanochat.launch import MARK, sweep
 from nanochat.lease import started_at
 
 PREFERRED_PORT = 4200
 START_SECONDS = 120.0
 PROBE_SECONDS = 5.0
-STATE = "server.json"
+END_SECONDS = 10.0  # for the server to end when asked, before it is killed
+STATE, LOG, DATABASE = "server.json", "server.log", "prefect.db"
+WHAT_PEOPLE_MADE = ("flow_run", "deployment", "work_pool", "variable", "block_document", "automation")  # tables
+STARTED: list[subprocess.Popen[bytes]] = []  # by this process; they outlive it
 # No statistics to anybody, no banners; leases of concurrency slots on disk, so that a restart of the server does not
 # end a running flow; heartbeats, so that a dead flow can be seen.
 QUIET = {
@@ -37,27 +46,28 @@ QUIET = {
 
 
 def ensure(settings: Settings) -> str:
-    """The API address of a server that answers; puts it and what goes with it into this process's environment."""
+    """The API address of a server that answers; puts it and what goes with it into this process's environment.
+
+    Raises:
+        RuntimeError: our own server does not start; the cause, the remedy and the log are named.
+    """
+    loopback.exempt()
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     if settings.prefect_api_url:
         return settings.prefect_api_url
     home = _home(settings)
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("w") as lock:  # two commands at once start one server
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        url = running(settings) or _start(settings)
+    with first_use.locked(home / "lock"):  # two commands at once start one server
+        url = running(settings) or _start(home)
     os.environ.update({"PREFECT_HOME": str(home), "PREFECT_API_URL": url})
     return url
 
 
 def running(settings: Settings) -> str | None:
     """The address of our own server, if it is up. One that lives is waited for: training may keep it from answering."""
-    try:
-        ours = json.loads((_home(settings) / STATE).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):  # a torn one is none
-        return None
+    ours = _noted(_home(settings))
     deadline = time.monotonic() + START_SECONDS
-    while started_at(ours["pid"]) == ours["started"]:  # not another program on the same port
+    while ours and _lives(ours):  # not another program on the same port
         if _answers(ours["url"]):
             return ours["url"]
         if not ours["started"] or time.monotonic() > deadline:  # no start time: of a system without /proc
@@ -67,57 +77,130 @@ def running(settings: Settings) -> str | None:
 
 
 def stop(settings: Settings) -> bool:
-    """Ends our own server; False if there was none."""
-    if running(settings) is None:
+    """Ends our own server, also one that does not answer; False if there was none."""
+    home = _home(settings)
+    ours = _noted(home)
+    if ours is None:
         return False
-    _prefect_server(settings, "stop")
-    (_home(settings) / STATE).unlink()
-    return True
+    with first_use.locked(home / "lock"):
+        found = _lives(ours) if ours["started"] else _answers(ours["url"])
+        if found:
+            _end(ours)
+        (home / STATE).unlink(missing_ok=True)
+    return found
 
 
 def _home(settings: Settings) -> Path:
     return settings.home / "prefect"
 
 
-def _prefect_server(settings: Settings, *words: str, url: str = "") -> str:
-    """Runs `prefect server …` on our home; what it printed."""
-    environment = {**os.environ, **QUIET, "PREFECT_HOME": str(_home(settings)), "PREFECT_API_URL": url}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every import would be slow
-    command = [sys.executable, "-m", "prefect", "server", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    return (done.stdout + done.stderr).strip()
+def _noted(home: Path) -> dict[str, Any] | None:
+    """Address, process and its start time of the server that was started last; a torn note is none."""
+    try:
+        note = json.loads((home / STATE).read_text(encoding="utf-8"))
+        return {"url": str(note["url"]), "pid": int(note["pid"]), "started": str(note["started"])}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _lives(ours: dict[str, Any]) -> bool:
+    for each in STARTED:
+        each.poll()  # our own child would stay a zombie
+    return started_at(ours["pid"]) == ours["started"] and not _is_dead(ours["pid"])
+
+
+def _end(ours: dict[str, Any]) -> None:
+    """TERM, some time, then KILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not _lives(ours):
+            return
+        with suppress(ProcessLookupError):
+            os.kill(ours["pid"], number)
+        deadline = time.monotonic() + END_SECONDS
+        while _lives(ours) and time.monotonic() < deadline:
+            time.sleep(0.1)
 
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=PROBE_SECONDS) as answer:
+        with loopback.open_url(f"{url}/health", PROBE_SECONDS) as answer:
             return answer.status == 200
     except OSError:
         return False
 
 
-def _start(settings: Settings) -> str:
-    pid_file = _home(settings) / "server.pid"  # Prefect's own
-    if pid_file.exists():  # of a server that does not answer, or that is gone
-        _prefect_server(settings, "stop")
-    port = free_port(PREFERRED_PORT)
-    url = f"http://127.0.0.1:{port}/api"
-    said = _prefect_server(settings, "start", "--background", "--host", "127.0.0.1", "--port", str(port), url=url)
-    pid = int(pid_file.read_text()) if pid_file.exists() else 0
+def _start(home: Path) -> str:
+    """Starts the server and waits until it answers; a database that a cut-off first start left half-made is no end."""
+    earlier = _noted(home)
+    if earlier and earlier["started"] and _lives(earlier):  # it does not answer
+        _end(earlier)
+    sweep(_mark(home))  # of a starter that was killed before its note
+    port, log = free_port(PREFERRED_PORT), home / LOG
+    url, said_before = f"http://127.0.0.1:{port}/api", log.stat().st_size if log.exists() else 0
+    process = _launch(home, port, log)
+    ours = {"url": url, "pid": process.pid, "started": started_at(process.pid)}
+    _note(home, ours)  # before it answers: who is killed while waiting leaves a server that the next one finds
     deadline = time.monotonic() + START_SECONDS
-    while not (listens(pid, port) and _answers(url)):
-        dead = _is_dead(pid)
-        if dead or time.monotonic() > deadline:
-            _prefect_server(settings, "stop")
-            if dead and free_port(port) != port:  # somebody else took it meanwhile
-                return _start(settings)
-            raise RuntimeError(f"Prefect's server did not start on port {port}: {said[-2000:]}")
-        time.sleep(0.3)
-    state = {"url": url, "pid": pid, "started": started_at(pid)}
-    fresh = _home(settings) / f".{STATE}"
-    fresh.write_text(json.dumps(state))
-    fresh.replace(_home(settings) / STATE)
+    while not (listens(process.pid, port) and _answers(url)):
+        ended = process.poll() is not None
+        if not ended and time.monotonic() < deadline:
+            time.sleep(0.3)
+            continue
+        _end(ours)
+        (home / STATE).unlink(missing_ok=True)
+        said = service_log.tail(log, said_before)
+        if ended and (free_port(port) != port or _was_half_made(home / DATABASE, said)):  # somebody took the port
+            return _start(home)
+        cause = service_log.reason("Prefect", said, log, home / DATABASE)
+        late = "" if ended else f"no answer after {START_SECONDS:.0f} s: "
+        raise RuntimeError(f"Prefect's server did not start on port {port}: {late}{cause}")
     return url
+
+
+def _launch(home: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
+    """Prefect's foreground server in a session of its own: its `--background` keeps no output."""
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    environment = {**os.environ, **QUIET, MARK: _mark(home), "PREFECT_HOME": str(home), "PREFECT_API_URL": ""}
+    if re.search("[%?#]", str(home)):  # Prefect writes the path into a URL as it is
+        environment.setdefault("PREFECT_SERVER_DATABASE_CONNECTION_URL", _database_url(home))
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every import would be slow
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    STARTED.append(process)
+    return process
+
+
+def _database_url(home: Path) -> str:
+    """Of the SQLite file in a folder whose name means something in a URL."""
+    from sqlalchemy.engine import URL
+
+    return URL.create("sqlite+aiosqlite", database=str(home / DATABASE)).render_as_string(hide_password=False)
+
+
+def _was_half_made(database: Path, said: str) -> bool:
+    """Whether the start failed of a database that holds nothing yet; it is set aside then."""
+    line = service_log.telling_line(said)
+    if not service_log.HALF_MADE.search(line) or not database.exists():
+        return False
+    try:
+        if first_use.has_rows(database, WHAT_PEOPLE_MADE):
+            return False
+    except sqlite3.Error:
+        return False
+    first_use.set_aside(database, line)
+    return True
+
+
+def _note(home: Path, ours: dict[str, Any]) -> None:
+    fresh = home / f".{STATE}"
+    fresh.write_text(json.dumps(ours), encoding="utf-8")
+    fresh.replace(home / STATE)
+
+
+def _mark(home: Path) -> str:
+    return f"Prefect's server of {home}"
 
 
 def listens(pid: int, port: int) -> bool:

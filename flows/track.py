@@ -3,7 +3,8 @@
 Promises: MLflow being away or slow never stops or slows anything: every call is queued (outbox.py) and comes back at
 once; one logical run is one MLflow run across restarts, found again by its pipeline id or address; no step stands
 twice, however often rows are sent; the final status is the true one. What could not be sent is sent by the next run,
-from the record and metrics.jsonl. It keeps no truth of its own, and knows nothing of versions (registry.py).
+from the record and metrics.jsonl; no secret of a URL is sent. An SQLite file is made whole or not at all. It keeps no
+truth of its own, and knows nothing of versions (registry.py).
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
-from flows import gate, plots
+from flows import first_use, gate, plots, service_log
 from flows.outbox import Outbox, Refused, Unavailable
 from flows.registry import Registry
+from flows.tracking_uri import artifacts_beside, database_of
 from nanochat import metrics
+from nanochat.redaction import redacted
 from nanochat.stage import digest
 from nanochat.store import Damaged, Store
 
@@ -39,6 +42,8 @@ SURROUNDINGS = {  # the outbox tries again; MLflow's own seven retries would blo
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
+# Of an HTTP answer without MLflow's JSON: somebody before it, or another server. It may be set right while we wait.
+NOT_OF_MLFLOW = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND"}
 
 
 class Tracker:
@@ -46,7 +51,7 @@ class Tracker:
 
     def __init__(self, tracking_uri: str, experiment: str = "nanochat") -> None:
         self.tracking_uri, self.experiment = tracking_uri, experiment
-        self.outbox = Outbox(f"MLflow at {tracking_uri}", self._answers)
+        self.outbox = Outbox(f"MLflow at {redacted(tracking_uri)}", self._answers)
         self._client: Any = None
         self._experiment_id = ""
         self._pipelines: dict[str, Run] = {}
@@ -106,18 +111,25 @@ class Tracker:
 
     def _guarded(self, job: Callable[[], Any]) -> Any:
         """Sorts MLflow's failures into those that pass and those that stay."""
-        for name, value in SURROUNDINGS.items():
-            os.environ.setdefault(name, value)
-        from mlflow.exceptions import MlflowException
+        _surround()
+        from alembic.util import CommandError
+        from mlflow.exceptions import MlflowException, RestException
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             return job()
         except MlflowException as error:
-            kind = Unavailable if error.error_code in PASSING else Refused
-            raise kind(str(error).splitlines()[0][:300]) from error
-        except (OSError, SQLAlchemyError) as error:  # requests' errors are OSErrors
-            raise Unavailable(str(error).splitlines()[0][:300]) from error
+            passing = PASSING if isinstance(error, RestException) else PASSING | NOT_OF_MLFLOW
+            raise (Unavailable if error.error_code in passing else Refused)(self._said(error)) from error
+        except (OSError, SQLAlchemyError, CommandError) as error:  # requests' errors are OSErrors
+            raise Unavailable(self._said(error)) from error
+
+    def _said(self, error: Exception) -> str:
+        """The first line of an error, without secrets, and what to do."""
+        cause = redacted(str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        database = database_of(self.tracking_uri)
+        remedy = service_log.remedy("MLflow", cause, database) if database else ""
+        return f"{cause}; {remedy}" if remedy else cause
 
     def _answers(self) -> bool:
         """Whether MLflow is there at all: what it then fails to take again and again is dropped."""
@@ -133,6 +145,7 @@ class Tracker:
         if self._client is None:
             from mlflow import MlflowClient
 
+            prepare(self.tracking_uri)
             self._client = MlflowClient(self.tracking_uri, registry_uri=self.tracking_uri)
         return self._client
 
@@ -140,10 +153,23 @@ class Tracker:
     def experiment_id(self) -> str:
         """The experiment's, made where there is none; on the outbox's thread only."""
         if not self._experiment_id:
-            found = self.client.get_experiment_by_name(self.experiment)
-            made = found.experiment_id if found else self.client.create_experiment(self.experiment, self._artifacts())
-            self._experiment_id = made
+            self._experiment_id = self._known_experiment() or self._new_experiment()
         return self._experiment_id
+
+    def _known_experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self.experiment)
+        return found.experiment_id if found else ""
+
+    def _new_experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.create_experiment(self.experiment, self._artifacts())
+        except MlflowException:
+            made = self._known_experiment()  # by another run at the same moment
+            if not made:
+                raise
+            return made
 
     def _run_of(self, address: str) -> str:
         """The run of an artifact; an empty one where it was made while MLflow was away."""
@@ -156,9 +182,8 @@ class Tracker:
 
     def _artifacts(self) -> str | None:
         """Of a database without a server: a folder beside it (MLflow would take the working directory)."""
-        if not self.tracking_uri.startswith("sqlite:///"):
-            return None
-        return (Path(self.tracking_uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+        database = database_of(self.tracking_uri)
+        return artifacts_beside(database) if database else None
 
     def find(self, key: str, value: str) -> Any:
         """The newest MLflow run with this tag, or None."""
@@ -181,7 +206,7 @@ class Run:
 
     def tag(self, name: str, value: Any) -> None:
         """Sets one tag."""
-        self.tracker.send(lambda: self.tracker.client.set_tag(self.ensure(), name, str(value)[:MAX_TAG]))
+        self.tracker.send(lambda: self.tracker.client.set_tag(self.ensure(), name, _text(value)))
 
     def finish(self, status: Status, cause: str | None = None) -> None:
         """Sets the final status; the cause of a failure is a tag."""
@@ -219,7 +244,7 @@ class Run:
     def _close(self, status: Status, cause: str | None, ended: int) -> None:
         client, run_id = self.tracker.client, self.ensure()
         if cause:
-            client.set_tag(run_id, "nanochat.cause", cause[:MAX_TAG])
+            client.set_tag(run_id, "nanochat.cause", _text(cause))
         client.set_terminated(run_id, status, ended)
 
 
@@ -320,20 +345,46 @@ class StageRun(Run):
                 client.log_figure(run_id, figure, name)
 
 
+def prepare(tracking_uri: str) -> None:
+    """Makes the file of an SQLite address, unless it is there whole. Raises what MLflow raises."""
+    database = database_of(tracking_uri)
+    if database is not None:
+        first_use.made_whole(database, "experiments", _make_database)  # the experiment `Default` is made last
+
+
+def _make_database(database: Path) -> None:
+    _surround()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy.engine import URL
+
+    uri = URL.create("sqlite", database=str(database)).render_as_string(hide_password=False)
+    SqlAlchemyStore(uri, artifacts_beside(database)).engine.dispose()
+
+
+def _surround() -> None:
+    for name, value in SURROUNDINGS.items():
+        os.environ.setdefault(name, value)
+
+
 def small_files(artifact: Path) -> list[Path]:
     """What people want to read beside the numbers."""
     return [artifact / name for name in ("samples.md", "scores.json", "report.md") if (artifact / name).is_file()]
 
 
 def _texts(files: Iterable[Path]) -> dict[str, str]:
-    return {path.name: path.read_text(errors="replace") for path in files}
+    return {path.name: redacted(path.read_text(encoding="utf-8", errors="replace")) for path in files}
+
+
+def _text(value: Any) -> str:
+    """A tag's value as MLflow takes it."""
+    return redacted(str(value))[:MAX_TAG]
 
 
 def _log(client: Any, run_id: str, tags: Mapping[str, Any], params: Mapping[str, Any]) -> None:
     from mlflow.entities import Param, RunTag
 
-    pairs = [RunTag(name, str(value)[:MAX_TAG]) for name, value in tags.items()]
-    knobs = [Param(name, str(value)) for name, value in params.items()]
+    pairs = [RunTag(name, _text(value)) for name, value in tags.items()]
+    knobs = [Param(name, redacted(str(value))) for name, value in params.items()]
     for start in range(0, max(len(pairs), len(knobs)), 100):
         client.log_batch(run_id, tags=pairs[start : start + 100], params=knobs[start : start + 100])
 
@@ -344,5 +395,5 @@ def _dataset(name: str, address: str, uri: str, record: Mapping[str, Any] | None
 
     files = (record or {}).get("files", {})
     contents = digest({file: entry["sha256"] for file, entry in files.items() if file != metrics.FILE})[:36]
-    dataset = Dataset(address, contents, "nanochat", json.dumps({"uri": uri}))
+    dataset = Dataset(address, contents, "nanochat", json.dumps({"uri": redacted(uri)}))
     return DatasetInput(dataset, [InputTag("mlflow.data.context", name)])

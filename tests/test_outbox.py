@@ -37,3 +37,28 @@ def test_a_bug_in_a_delivery_is_printed_and_nobody_waits_for_the_rest():
     outbox.put(lambda: 1 / 0)
     assert outbox.close(1e6) == 1
     outbox._thread.join()
+
+
+def test_the_same_is_said_once_and_the_end_says_what_waits(caplog):
+    outbox = Outbox("nobody", answers=lambda: True)
+
+    def refused() -> None:
+        raise Refused("unsupported")
+
+    for _ in range(6):
+        outbox.put(refused)
+    assert outbox.flush(10) == 0
+    assert outbox.dropped == 6
+    assert [record.getMessage() for record in caplog.records] == ["nobody does not take it: unsupported"]
+
+    def away() -> None:
+        raise Unavailable("connection refused")
+
+    caplog.clear()
+    for _ in range(3):
+        outbox.put(away)
+    assert outbox.close(0.1) == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "nobody does not answer, work goes on without it: connection refused",
+        "nobody did not answer: 3 deliveries were left out; their numbers wait, and the next run sends them",
+    ]

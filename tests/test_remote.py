@@ -178,6 +178,89 @@ def test_a_run_is_shared_by_those_who_want_the_address_of_one_store_only(idle, t
     assert (second.id != first.id, second.parameters["store"]) == (True, f"file://{tmp_path}/b/store")
 
 
+def flow_that_asks(home, path, job, force=frozenset(), secret=""):
+    """A flow run whose task asks for a child as the pipeline's does: the child and the flow run's id."""
+    from prefect import flow, task
+    from prefect.runtime import flow_run
+
+    from flows import remote
+
+    with asking(home, path) as (run, client):
+        run.force = force
+        run.settings = [*run.settings, *([secret] if secret else [])]
+
+        @task
+        def asks():
+            return remote._attach_or_start(client, run, job)
+
+        @flow
+        def pipeline_of_a_test():
+            run.id = flow_run.get_id()
+            return asks(), flow_run.get_id()
+
+        return pipeline_of_a_test()
+
+
+def shown(home, run_id):
+    """The task runs of a flow run beside the one that asks, by name."""
+    return {name: state for name, state in home.server._tasks(run_id).items() if not name.startswith("asks")}
+
+
+def test_of_two_that_ask_at_the_same_moment_only_one_shows_the_child_and_no_task_never_ends(
+    idle, tmp_path, monkeypatch
+):
+    from flows import remote
+
+    job, name = Job(idle.steps()["rl"]), f"{idle.steps()['rl'].address} on stage/gpu"
+    tagged = remote._tagged
+    monkeypatch.setattr(remote, "_tagged", lambda client, *tags: [])  # neither sees what the other has just started
+    secret = "download.url=http://me:SECRET@host/?sig=SECRET"
+    child, first = flow_that_asks(idle, tmp_path, job, secret=secret)
+    same, second = flow_that_asks(idle, tmp_path, job)
+    assert same.id == child.id
+    assert set(shown(idle, first)) == {name}
+    assert shown(idle, second) == {}
+    assert "SECRET" not in child.model_dump_json()
+
+    forced, third = flow_that_asks(idle, tmp_path, job, frozenset(["rl"]))
+    assert forced.id != child.id  # that one might only find the artifact made
+    assert forced.parameters["force"] is True
+    assert set(shown(idle, third)) == {name}
+
+    monkeypatch.setattr(remote, "_tagged", tagged)  # and one that comes later attaches
+    later, fourth = flow_that_asks(idle, tmp_path, job)
+    assert later.id in (child.id, forced.id)
+    assert shown(idle, fourth) == {}
+
+    for each in (child, forced):  # what stands for a child ends with it
+        idle.server.cancel(each.id)
+    eventually(
+        lambda: [state.is_final() for run in (first, third) for state in shown(idle, run).values()] == [True] * 2
+    )
+
+
+def test_asking_again_after_a_lost_answer_or_a_crash_leaves_one_task_for_the_child(idle, tmp_path):
+    from prefect import flow
+    from prefect.runtime import flow_run
+
+    from flows import remote
+
+    job = Job(idle.steps()["rl"])
+    with asking(idle, tmp_path) as (run, client):
+
+        @flow
+        def pipeline_of_a_test():
+            run.id = flow_run.get_id()
+            for _ in range(2):  # killed, or cut off, before the child was made
+                remote._placeholder(client, run, job, 0)
+            children = [remote._attach_or_start(client, run, job) for _ in range(2)]
+            return children, flow_run.get_id()
+
+        (child, again), run_id = pipeline_of_a_test()
+    assert child.id == again.id
+    assert len(shown(idle, run_id)) == 1
+
+
 def test_a_server_that_is_away_is_asked_again_and_keeps_no_cancelled_run_from_ending(idle, tmp_path, monkeypatch):
     from flows import remote
     from flows.watch import FlowWatch

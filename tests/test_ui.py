@@ -2,14 +2,17 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.request
+from contextlib import closing
 
 import pytest
 
-from flows import server, settings
+from flows import server, settings, track
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")  # of MLflow's own queries
 COMMAND = [sys.executable, "-m", "flows.cli", "ui"]  # what `.venv/bin/nanochat ui` is
 
 
@@ -40,3 +43,47 @@ def test_one_command_opens_both_pages_and_takes_mlflow_along(tmp_path, number, c
         where = settings.read({}, home=tmp_path)
         assert server.stop(where)
     assert server.running(where) is None
+
+
+def test_mlflows_server_that_cannot_start_says_why_and_how_to_help_it(tmp_path):
+    """Against a Prefect server that is named, so that only MLflow's is started; its database is of a newer MLflow."""
+    track.prepare(f"sqlite:///{tmp_path}/mlflow.db")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+        connection.commit()
+    environment = {**os.environ, "PREFECT_API_URL": "http://me:SECRET@127.0.0.1:1/api"}
+    done = subprocess.run(
+        [*COMMAND, "--mlflow-port", "0", "--home", str(tmp_path)], env=environment, capture_output=True, text=True,
+        encoding="utf-8", check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == "Prefect  http://***@127.0.0.1:1\n"
+    [said] = done.stderr.splitlines()
+    assert said.startswith("nanochat: MLflow's server ended: ")
+    assert "ffffffffffff" in said
+    assert f"{tmp_path}/mlflow.db is of another version of MLflow" in said
+    assert said.endswith(f"its log is {tmp_path}/mlflow-server.log")
+
+
+def test_the_page_of_mlflow_waits_for_a_run_that_is_just_making_the_database(tmp_path):
+    """Both make it in the same way: under one lock, whole."""
+    from flows import first_use
+
+    database = tmp_path / "mlflow.db"
+    environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:1/api"}
+    command = [*COMMAND, "--mlflow-port", "0", "--home", str(tmp_path)]
+    with first_use.locked(tmp_path / ".mlflow.db.lock"):
+        child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        assert next(child.stdout).startswith("Prefect")
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(3)
+        assert not database.exists()
+    try:
+        address = next(child.stdout).split()[1]
+        assert "MLflow" in page(address)
+        assert not (tmp_path / ".mlflow.db.making").exists()
+        assert database.exists()
+    finally:
+        child.terminate()
+        child.wait(30)
+        child.stdout.close()
