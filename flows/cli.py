@@ -24,6 +24,7 @@ from flows import loopback, server, service_log, tracking_uri
 from flows import settings as surroundings
 from nanochat import launch, probe
 from nanochat.__main__ import add_commands, add_run, carry_out, forced, planned
+from nanochat.locations import folder, folder_of, is_bucket
 from nanochat.preflight import preflight
 from nanochat.recipes import apply, stages_of
 from nanochat.redaction import redacted
@@ -35,8 +36,8 @@ DEMO_QUESTIONS = ("Hello!", "What is your name?", "What is 58 * 67?", "Spell the
 def open_any(uri: str, home: Path) -> Store:
     """A folder or s3://. boto3 is imported only for the latter."""
     where = surroundings.read(home=home, store=uri)
-    if where.store.startswith("file://"):
-        return FileStore(Path(where.store.removeprefix("file://")))
+    if not is_bucket(where.store):
+        return FileStore(folder_of(where.store))
     from flows.store import open_store
 
     return open_store(where.store, where.home / "cache", cache_bytes=where.cache_bytes)
@@ -206,14 +207,14 @@ def main(argv: list[str] | None = None) -> int:
     made.set_defaults(command=command_run)
     add_commands(commands)
     made = commands.add_parser("ui", help="open Prefect's and MLflow's pages")
-    made.add_argument("--home", type=Path, default=None)
+    made.add_argument("--home", type=folder, default=None)
     made.add_argument("--mlflow-port", type=int, default=5000)
     made.add_argument("--stop", action="store_true", help="end the Prefect server that was started in the background")
     made.set_defaults(command=command_ui)
     made = commands.add_parser("ls", help="what the store holds")
     made.add_argument("prefix", nargs="?", default="")
     made.add_argument("--json", action="store_true")
-    made.add_argument("--home", type=Path, default=None)
+    made.add_argument("--home", type=folder, default=None)
     made.add_argument("--store", default="")
     made.set_defaults(command=command_ls)
     return carry_out(parser, argv, open_any)

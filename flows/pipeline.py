@@ -25,7 +25,7 @@ from flows import settings as surroundings
 from flows.cancellation import listening
 from flows.form import Knobs, RecipeName, StageName, filled_in, revealed, settings_of
 from flows.run import PipelineRun
-from nanochat.launch import StageFailed, Stopped
+from nanochat.launch import StageFailed, Stopped, hanging_up_terminates
 from nanochat.plan import Step, plan
 from nanochat.preflight import preflight
 from nanochat.recipes import apply, stages_of
@@ -137,7 +137,8 @@ def _check_worker(step: Step, address: str, run: PipelineRun) -> None:
 
 def _conducted(run: PipelineRun, steps: list[Step], pipeline_run: str, tracking_parent: str = "") -> State[Any]:
     """Makes the steps with everything recorded; the final state of the flow run."""
-    with run.recorded(pipeline_run, GRACE_SECONDS, tracking_parent), listening(run.stopping):
+    recorded = run.recorded(pipeline_run, GRACE_SECONDS, tracking_parent)
+    with hanging_up_terminates(), recorded, listening(run.stopping):
         token = RUN.set(run)
         try:
             causes = _carry_out(steps, run)

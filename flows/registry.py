@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows import gate
+from nanochat.locations import folder_of, is_bucket
 from nanochat.store import Store
 
 ADDRESS, METRIC = "nanochat.address", "nanochat.metric."
@@ -68,10 +69,10 @@ class Registry:
         by MLflow's server; there it is an `MLmodel` among the run's artifacts whose `data` is the folder.
         """
         where = self.store.location(address)
-        if not where.startswith("file://"):
+        if is_bucket(where):
             self.store.put(f"{address}/MLmodel", mlmodel().encode())
             return where
-        self.client.log_text(run_id, mlmodel(where.removeprefix("file://")), "model/MLmodel")
+        self.client.log_text(run_id, mlmodel(str(folder_of(where))), "model/MLmodel")
         return f"runs:/{run_id}/model"
 
     def _promote(self, version: gate.Version, champion: str | None, metric: str) -> gate.Verdict:

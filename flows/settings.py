@@ -1,10 +1,4 @@
-"""What the surroundings say: read once from the environment into one frozen dataclass, and nowhere else in the flows.
-
-    NANOCHAT_HOME       work, logs, default store and the embedded services' data (.nanochat in the current directory)
-    NANOCHAT_STORE      file:// or s3:// (HOME/store)
-    NANOCHAT_CACHE_GB   size limit of the local cache of a remote store (50)
-    MLFLOW_TRACKING_URI MLflow (SQLite in HOME)
-    PREFECT_API_URL     Prefect's server (one of our own, started in the background and reused)
+"""What the surroundings say, as one frozen dataclass; `nanochat/environment.py` lists and reads the variables.
 
 It connects to nothing.
 """
@@ -16,7 +10,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-GIB = 2**30
+from nanochat import environment as variables
+from nanochat.locations import file_uri, folder, folder_of, is_bucket, sqlite_uri
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +32,14 @@ class Settings:
 
 def read(environment: Mapping[str, str] = os.environ, *, home: Path | None = None, store: str = "") -> Settings:
     """Settings from the environment; arguments go before it. ValueError names what is wrong."""
-    where = (home or Path(environment.get("NANOCHAT_HOME", ".nanochat"))).absolute()
-    size = environment.get("NANOCHAT_CACHE_GB", "50")
-    try:
-        cache_bytes = int(float(size) * GIB)
-    except ValueError:
-        raise ValueError(f"NANOCHAT_CACHE_GB = {size!r}: needs a number of gibibytes") from None
+    where = (folder(home) if home else variables.home(environment)).absolute()
+    named = store.strip() or variables.store(environment)
+    if named and not is_bucket(named):
+        named = file_uri(folder_of(named))
     return Settings(
         home=where,
-        store=store or environment.get("NANOCHAT_STORE", "") or f"file://{where / 'store'}",
-        cache_bytes=cache_bytes,
-        tracking_uri=environment.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{where / 'mlflow.db'}",
-        prefect_api_url=environment.get("PREFECT_API_URL", ""),
+        store=named or file_uri(where / "store"),
+        cache_bytes=variables.cache_bytes(environment),
+        tracking_uri=variables.text("MLFLOW_TRACKING_URI", sqlite_uri(where / "mlflow.db"), environment),
+        prefect_api_url=variables.text("PREFECT_API_URL", "", environment),
     )

@@ -15,7 +15,6 @@ from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -32,6 +31,7 @@ from botocore.exceptions import (
 )
 
 from flows.cache import Cache
+from nanochat.locations import bucket_of, folder_of, is_bucket
 from nanochat.store import Conflict, Damaged, FileStore, Store
 
 MIB = 1024 * 1024
@@ -55,14 +55,9 @@ def open_store(uri: str, cache: Path, endpoint: str = "", cache_bytes: int = CAC
     `cache` is where files of a remote store lie locally, `endpoint` an S3 server other than AWS's (the environment's
     AWS_ENDPOINT_URL does as well). ValueError for any other URI.
     """
-    parts = urlsplit(uri)
-    if parts.scheme == "s3" and parts.netloc:
-        return S3Store(parts.netloc, parts.path.strip("/"), Cache(cache, cache_bytes), endpoint)
-    if parts.scheme == "file" and parts.path.startswith("/") and parts.netloc in ("", "localhost"):
-        return FileStore(Path(parts.path))
-    if uri and "://" not in uri and parts.scheme not in ("s3", "file"):
-        return FileStore(Path(uri))
-    raise ValueError(f"store = {uri!r}: give a folder, file:///FOLDER or s3://BUCKET/PREFIX")
+    if is_bucket(uri):
+        return S3Store(*bucket_of(uri), Cache(cache, cache_bytes), endpoint)
+    return FileStore(folder_of(uri))
 
 
 def download_object(bucket: str, key: str, path: Path) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nanochat import estimate, explain, launch, pipeline, provenance, recipes, runner
+from nanochat import environment, estimate, explain, launch, pipeline, provenance, recipes, runner
+from nanochat.locations import folder, folder_of, is_bucket
 from nanochat.plan import Step, plan
 from nanochat.preflight import preflight
 from nanochat.runner import Job, Outcome, Watch, Workshop
@@ -27,17 +27,11 @@ OpenStore = Callable[[str, Path], Store]
 assert pipeline.Stage, "the declarations must have been read"
 
 
-def default_home() -> Path:
-    """NANOCHAT_HOME, or `.nanochat` in the current directory."""
-    return Path(os.environ.get("NANOCHAT_HOME", ".nanochat"))
-
-
 def open_folder(uri: str, home: Path) -> Store:
     """The library's own stores: a folder. ValueError for anything that needs the flows."""
-    scheme, _, path = uri.rpartition("://")
-    if scheme not in ("", "file"):
+    if is_bucket(uri):
         raise ValueError(f"store = {uri!r}: the plain runner has folders only: use `nanochat`, or name a folder")
-    return FileStore(Path(path) if path else home / "store")
+    return FileStore(folder_of(uri) if uri else home / "store")
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +44,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def add_place(parser: argparse.ArgumentParser) -> None:
     """Where things lie."""
-    parser.add_argument("--home", type=Path, default=default_home(), help="work, logs, default store (.nanochat)")
-    store = os.environ.get("NANOCHAT_STORE", "")
+    home, store = environment.home(), environment.store()
+    parser.add_argument("--home", type=folder, default=home, help="work, logs, default store (.nanochat)")
     parser.add_argument("--store", default=store, help="folder, file:// or s3:// (HOME/store)")
 
 
@@ -261,7 +255,8 @@ def carry_out(parser: argparse.ArgumentParser, argv: list[str] | None, open_stor
     if late:  # KNOB=VALUE may stand behind options
         args.settings += late
     try:
-        return args.command(args, open_store)
+        with launch.hanging_up_terminates():
+            return args.command(args, open_store)
     except ValueError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

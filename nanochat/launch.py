@@ -17,7 +17,8 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,20 @@ def child_environment(**more: str) -> dict[str, str]:
     if not any(kept.get(name) for name in OWN_SPIN):
         ours["GOMP_SPINCOUNT"] = SPIN_COUNT
     return {**kept, **ours, **more}
+
+
+@contextmanager
+def hanging_up_terminates() -> Iterator[None]:
+    """A closed terminal ends this process as SIGTERM does, while the block runs; under nohup it ends nothing."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def run(process: Process, tick: Callable[[], str | None], *, grace: float = GRACE_SECONDS) -> int:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.durable import sync
+from nanochat.locations import file_uri
 
 RECORD = "record.json"
 
@@ -134,7 +135,7 @@ class FileStore(Store):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.uri = f"file://{root.absolute()}"
+        self.uri = file_uri(root)
         self._verified: dict[str, str] = {}
 
     def _path(self, key: str) -> Path:

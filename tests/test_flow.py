@@ -150,6 +150,30 @@ def test_cancelling_a_run_from_the_api_leaves_nothing_running(home):
     assert [status for tracked in (address, run.id) for status, _ in home.tracked(tracked)] == ["KILLED", "KILLED"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_run_and_says_so(home, number):
+    process, address = home.start(*LONG, only="midtrain"), home.steps(*LONG)["midtrain"].address
+    mark = home.at_work(process, address)
+    run = home.server.latest_run()
+    process.send_signal(number)
+    process.wait(60)
+    assert launch.marked(mark) == []
+    assert home.is_free(address)
+    state = home.server.run(run.id).state
+    assert state.is_final(), state
+    assert state.name != "Completed"
+    assert [status for tracked in (address, run.id) for status, _ in home.tracked(tracked)] == ["KILLED", "KILLED"]
+
+
+def test_a_closed_terminal_ends_nothing_under_nohup(home):
+    knobs = ("midtrain.num_steps=30",)
+    process, address = home.start(*knobs, only="midtrain", under=["nohup"]), home.steps(*knobs)["midtrain"].address
+    home.at_work(process, address)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(100) == 0, home.log.read_text()
+    assert home.store.record(address) is not None
+
+
 def test_ctrl_c_leaves_nothing_running(home):
     process, address = home.start(*LONG, only="midtrain"), home.steps(*LONG)["midtrain"].address
     mark = home.at_work(process, address)
