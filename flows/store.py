@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -37,6 +37,7 @@ from nanochat.store import Conflict, Damaged, FileStore, Store
 MIB = 1024 * 1024
 CACHE_BYTES = 100 * 1024 * MIB
 PART_BYTES = 16 * MIB
+T = TypeVar("T")
 ATTEMPTS = 10  # of one request; botocore waits up to 1, 2, 4, 8, 16 and then 20 s: a minute, for a server that restarts
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 REMEDIES = {
@@ -83,6 +84,7 @@ class S3Store(Store):
     def __init__(self, bucket: str, prefix: str, cache: Cache, endpoint: str = "") -> None:
         self.bucket, self.prefix, self.cache, self.endpoint = bucket, prefix, cache, endpoint
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._checksums = "when_supported"  # boto3's own, which not every server knows; ours are in the records
         self._transfer = TransferConfig(
             multipart_threshold=PART_BYTES,
             multipart_chunksize=PART_BYTES,
@@ -105,9 +107,36 @@ class S3Store(Store):
             connect_timeout=connect_timeout,
             read_timeout=read_timeout,
             max_pool_connections=64,
+            request_checksum_calculation=self._checksums,
+            response_checksum_validation=self._checksums,
         )
         with self._told("connecting"):
             return boto3.session.Session().client("s3", endpoint_url=self.endpoint or None, config=config)
+
+    def _ask(self, call: Callable[[Any], T], *, briefly: bool = False) -> T:
+        """Makes a request; once more, and from then on, without boto3's checksums where the server refuses them."""
+
+        def ask() -> T:
+            return call(self._brief_client if briefly else self._client)
+
+        try:
+            return ask()
+        except (ClientError, Boto3Error) as refused:
+            if self._checksums == "when_required" or not _may_be_of_checksums(refused):
+                raise
+            self._use_checksums("when_required")
+            try:
+                return ask()
+            except (ClientError, Boto3Error) as again:
+                if _is_conflict(again):  # it is taken without them
+                    raise
+                self._use_checksums("when_supported")
+                raise refused from None
+
+    def _use_checksums(self, when: str) -> None:
+        self._checksums = when
+        for client in ("_client", "_brief_client"):  # made anew when they are needed
+            self.__dict__.pop(client, None)
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
@@ -140,7 +169,7 @@ class S3Store(Store):
         attempt = 0
         while True:
             attempt += 1
-            answer = self._client.get_object(Bucket=self.bucket, Key=key)
+            answer = self._ask(lambda client: client.get_object(Bucket=self.bucket, Key=key))
             try:
                 with closing(answer["Body"]) as body:
                     return body.read(), answer["ETag"]
@@ -151,10 +180,10 @@ class S3Store(Store):
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         condition = {"IfNoneMatch": "*"} if if_absent else {} if if_match is None else {"IfMatch": if_match}
-        client = self._client if if_match is None else self._brief_client
+        request = {"Bucket": self.bucket, "Key": self._key(key), "Body": data, **condition}
         with self._told(f"writing {key}"):
             try:
-                return client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)["ETag"]
+                return self._ask(lambda client: client.put_object(**request), briefly=if_match is not None)["ETag"]
             except ClientError as error:
                 if not condition or not _is_conflict(error):
                     raise
@@ -173,15 +202,16 @@ class S3Store(Store):
             self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
 
     def upload(self, key: str, path: Path, sha256: str) -> None:
-        extra = {"Metadata": {"sha256": sha256}}
+        options = {"ExtraArgs": {"Metadata": {"sha256": sha256}}, "Config": self._transfer}
         with self._told(f"uploading {key}"):
-            self._client.upload_file(str(path), self.bucket, self._key(key), ExtraArgs=extra, Config=self._transfer)
+            self._ask(lambda client: client.upload_file(str(path), self.bucket, self._key(key), **options))
 
     def download(self, key: str, path: Path) -> None:
         """Copies an object into a file, unverified. Damaged: there is none."""
         with self._told(f"downloading {key}"):
             try:
-                self._client.download_file(self.bucket, self._key(key), str(path), Config=self._transfer)
+                options = {"Config": self._transfer}
+                self._ask(lambda client: client.download_file(self.bucket, self._key(key), str(path), **options))
             except ClientError as error:
                 if _code(error) in ("NoSuchKey", "404"):
                     raise Damaged(f"{key} is missing") from None
@@ -233,6 +263,18 @@ def _code(error: Exception) -> str:
     return cause.response.get("Error", {}).get("Code", "") if isinstance(cause, ClientError) else ""
 
 
-def _is_conflict(error: ClientError) -> bool:
-    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-    return status in (409, 412) or (status == 404 and _code(error) == "NoSuchKey")
+def _status(error: Exception) -> int:
+    cause = error if isinstance(error, ClientError) else error.__context__
+    return cause.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(cause, ClientError) else 0
+
+
+def _is_conflict(error: Exception) -> bool:
+    return _status(error) in (409, 412) or (_status(error) == 404 and _code(error) == "NoSuchKey")
+
+
+def _may_be_of_checksums(error: Exception) -> bool:
+    """Whether a server says something of the kind that those say which do not know boto3's checksums: not implemented,
+    an unsupported header, a length that is missing, a signature or digest that does not match.
+    """
+    known = {"NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "ExpiredToken"}
+    return _status(error) in (400, 403, 411, 501) and _code(error) not in known

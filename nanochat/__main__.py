@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -138,10 +141,14 @@ def command_chat(args: argparse.Namespace, open_store: OpenStore) -> int:
     if directory is None:
         store = open_store(args.store, args.home)
         address = args.address or newest_chat_model(store)
+        if "model.json" not in store.known(address)["files"]:
+            raise ValueError(f"{address} is no model: name one of a stage that trains, or none for the newest")
         directory = store.fetch(address)
         print(address, file=sys.stderr)
     from nanochat import chat
+    from nanochat import sampling as limits
 
+    limits.check_settings(args.max_new_tokens, args.temperature, args.top_k)
     sampling = {"temperature": args.temperature, "top_k": args.top_k, "max_new_tokens": args.max_new_tokens}
     if len(args.prompt) <= 1:
         chat.chat(directory, *args.prompt, **sampling)
@@ -248,6 +255,9 @@ def add_run(commands: Any) -> argparse.ArgumentParser:
 
 def carry_out(parser: argparse.ArgumentParser, argv: list[str] | None, open_store: OpenStore) -> int:
     """Runs the command; errors of the user come as one line, exit code 2; failures of a stage as 1."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):  # a character that a terminal cannot show costs that character
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     args, late = parser.parse_known_args(argv)
     settings = [word for word in late if "=" in word and not word.startswith("-")]
     if late != settings or (late and not hasattr(args, "settings")):
@@ -256,10 +266,15 @@ def carry_out(parser: argparse.ArgumentParser, argv: list[str] | None, open_stor
         args.settings += late
     try:
         with launch.hanging_up_terminates():
-            return args.command(args, open_store)
+            code = args.command(args, open_store)
+            sys.stdout.flush()
+            return code
     except ValueError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read has seen enough: `nanochat knobs | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
+        return 128 + signal.SIGPIPE
     except (launch.StageFailed, launch.Stopped, Damaged, OSError, RuntimeError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1

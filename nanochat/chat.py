@@ -5,6 +5,7 @@ conversation, Ctrl-D ends it; when the context is full the oldest turns are forg
 page, several users at once, several turns of one answer through a sandbox.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,20 @@ from nanochat.checkpoint import load_model
 from nanochat.conversation import render_prompt
 from nanochat.device import compute_dtype, device_of
 from nanochat.engine import Engine
+from nanochat.sampling import check_settings
 from nanochat.tokenizer import Tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
 
 SHOWN = {"<|python_start|>": "[", "<|python_end|>": "", "<|output_start|>": " = ", "<|output_end|>": "] "}
 LEAST_ANSWER = 1 / 4  # of the context: room that old turns must leave for the next answer
-HELP = "/clear forgets the conversation, /quit or Ctrl-D ends it, Ctrl-C stops an answer"
+COMMANDS = {
+    "/clear": "forgets the conversation",
+    "/help": "shows this",
+    "/quit": "or /exit, or Ctrl-D, ends the chat",
+}
+HELP = "\n".join(f"{name:8}{what}" for name, what in COMMANDS.items()) + "\nCtrl-C  stops an answer"
+WELCOME = "/clear forgets the conversation, /quit or Ctrl-D ends it, Ctrl-C stops an answer, /help tells more"
 
 
 class Chatbot:
@@ -106,16 +114,20 @@ def chat(
     """Talks in the terminal until told to stop; with a `prompt`, answers that and returns.
 
     Raises:
-        ValueError: there is no model in `model_dir`, or the prompt does not fit into the context.
+        ValueError: there is no model in `model_dir`, a setting is out of its range, or the prompt does not fit into the
+            context.
     """
+    check_settings(max_new_tokens, temperature, top_k)
     conversation = Conversation(Chatbot(model_dir, device), max_new_tokens, temperature, top_k)
     if prompt is not None:
         _print_answer(conversation, prompt)
         return
-    print(HELP)
+    print(WELCOME)
     while (text := _read()) not in (None, "/quit", "/exit"):
         if text == "/clear":
             conversation.clear()
+        elif re.fullmatch(r"/[a-z]*", text):  # one word; a path or a question that begins with / is for the model
+            print(HELP if text == "/help" else f"there is no {text}\n{HELP}")
         elif text:
             try:
                 _print_answer(conversation, text)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nanochat.kv_cache import KVCache
 from nanochat.model import GPT
-from nanochat.sampling import choose, draws
+from nanochat.sampling import check_settings, choose, draws
 from nanochat.tools import ToolCalls
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Engine:
         Raises:
             ValueError: a prompt is empty, does not fit or holds unknown ids; a setting is out of its range.
         """
+        check_settings(max_new_tokens, temperature, top_k)
         if not prompts:
             return []
         batch = self._batch(prompts, max_new_tokens, num_samples)
@@ -100,6 +101,7 @@ class Engine:
         seed: int = 0,
     ) -> Iterator[int]:
         """The same answer as `generate` to one prompt, token by token as they come; raises what `generate` raises."""
+        check_settings(max_new_tokens, temperature, top_k)
         batch = self._batch([prompt], max_new_tokens, 1)
         for column in self._decode(batch, [prompt], temperature, top_k, self._seeds(seed, 1), 1):
             yield int(batch.tokens[0, column])
@@ -141,9 +143,8 @@ class Engine:
 
     def _batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, num_samples: int) -> _Batch:
         context, vocab_size = self.model.config.sequence_len, self.model.config.vocab_size
-        for name, value in (("max_new_tokens", max_new_tokens), ("num_samples", num_samples)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
+        if num_samples < 1:
+            raise ValueError(f"num_samples={num_samples}: must be at least 1")
         for prompt in prompts:
             if not 1 <= len(prompt) < context:
                 raise ValueError(
@@ -188,8 +189,6 @@ class Engine:
         num_samples: int,
     ) -> Iterator[int]:
         """Fills the batch column by column and yields each column's index."""
-        if temperature < 0 or (top_k is not None and top_k < 1):
-            raise ValueError(f"temperature={temperature}, top_k={top_k}: take at least 0, and at least 1 (or none)")
         num_rows, steps = batch.tokens.shape
         logits, cache = self._prefill(prompts, steps)
         device = logits.device

@@ -24,7 +24,7 @@ GIB = 2**30
 
 def parse_gpus(text: str) -> tuple[int, str]:
     """`8xH100` → (8, "H100"). ValueError for anything else."""
-    match = re.fullmatch(r"(\d+)x(\w+)", text)
+    match = re.fullmatch(r"([0-9]{1,6})x(\w+)", text)
     if not match or int(match[1]) < 1:
         raise ValueError(f"--gpus {text!r}: write it as 8xH100")
     if match[2] not in GPUS:

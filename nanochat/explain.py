@@ -12,7 +12,6 @@ from typing import Any
 
 from nanochat.plan import Step, differences, flatten
 from nanochat.runner import Job, find
-from nanochat.stage import unknown
 from nanochat.store import Store
 
 
@@ -79,15 +78,9 @@ def lines_of(found: Iterable[Status]) -> list[str]:
 
 def explain_address(address: str, other: str | None, store: Store) -> list[str]:
     """What is in the digest of an address, or what differs between two. ValueError: no such artifact."""
-    first = _preimage(address, store)
+    record = store.known(address)
     if other is None:
-        return [address, *(f"  {name} = {value!r}" for name, value in flatten(first).items())]
-    lines = differences(first, _preimage(other, store))
+        made = [f"  made with {arithmetic}" for arithmetic in record.get("arithmetic", ())]
+        return [address, *(f"  {name} = {value!r}" for name, value in flatten(record["preimage"]).items()), *made]
+    lines = differences(record["preimage"], store.known(other)["preimage"])
     return [f"{address} -> {other}", *(f"  {line}" for line in lines or ["no difference"])]
-
-
-def _preimage(address: str, store: Store) -> dict[str, Any]:
-    record = store.record(address)
-    if record is None:
-        raise ValueError(unknown("artifact", address, store.addresses() or ["nothing in the store yet"]))
-    return record["preimage"]

@@ -11,8 +11,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nanochat.stage import STAGES, Stage, digest, unknown
+from nanochat.stage import STAGES, Stage, digest, shortened, unknown
 
+LONGEST_LABEL = 100  # file systems take 255 bytes a name, and ours have a digest and marks of temporary files beside it
 FINGERPRINT_LENGTH = 8  # 32 bits; the record keeps the whole pre-image, so that a collision is seen, not trusted
 
 
@@ -77,6 +78,10 @@ def _step(stage: Stage, steps: Mapping[str, Step]) -> Step:
             raise ValueError(f"stage {stage.name!r} takes {taken.name!r}, which the recipe does not have: add it")
     inputs = {taken.name: steps[taken.name] for taken in stage.takes}
     label = stage.label() or next(step.label for step in inputs.values())
+    if len(label) > LONGEST_LABEL:
+        knobs = ", ".join(f"{stage.name}.{name}" for name, value in stage.values("identity").items() if value == label)
+        what = knobs or f"the name of {stage.name}"
+        raise ValueError(f"{what} = {shortened(label)}: becomes a folder's name: at most {LONGEST_LABEL} characters")
     whole = _preimage(stage, {name: step.address for name, step in inputs.items()})
     return Step(stage, inputs, _address(label, whole), whole, _parts(stage, inputs, label))
 

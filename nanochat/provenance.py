@@ -7,7 +7,7 @@ are those that the work imported, and what these import in turn; type-checking i
 from __future__ import annotations
 
 import ast
-import shutil
+import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from nanochat.store import sha256_of
 
 PACKAGE = "nanochat"
+UNKNOWN = "unknown"
 
 
 def source_of(module: str) -> Path | None:
@@ -62,13 +63,29 @@ def changed(recorded: Mapping[str, str]) -> list[str]:
 
 
 def checkout_facts(root: Path) -> dict[str, Any]:
-    """Commit and dirty state of the checkout, and the digest of the lock file, where there are such."""
-    facts: dict[str, Any] = {}
-    if (root / ".git").exists() and shutil.which("git"):
-        facts |= {"git_commit": _git(root, "rev-parse", "HEAD"), "git_dirty": bool(_git(root, "status", "--porcelain"))}
+    """Commit and dirty state of the checkout `root`, and the digest of its lock file, where there is one.
+
+    What git does not tell is `unknown`, with its reason in `git_note`; never the commit of another repository.
+    """
+    facts: dict[str, Any] = {"git_commit": UNKNOWN, "git_dirty": UNKNOWN}
+    try:
+        facts["git_commit"] = _git(root, "rev-parse", "--verify", "HEAD")
+        facts["git_dirty"] = bool(_git(root, "status", "--porcelain"))
+    except OSError as error:
+        facts["git_note"] = str(error)
     lock = root / "requirements.lock"
     return {**facts, "lock": sha256_of(lock)} if lock.exists() else facts
 
 
 def _git(root: Path, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+    """What git says of this very repository. OSError: it says nothing, and why."""
+    if not (root / ".git").exists():
+        raise FileNotFoundError(f"{root} is no git checkout")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of another repository
+    around = {**kept, "GIT_CEILING_DIRECTORIES": str(root.resolve().parent), "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    done = subprocess.run(
+        ["git", *words], cwd=root, env=around, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
+    if done.returncode:
+        raise OSError(next(iter(done.stderr.strip().splitlines()), f"git ended with {done.returncode}"))
+    return done.stdout.strip()

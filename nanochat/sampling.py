@@ -6,10 +6,22 @@ sampling, penalties.
 """
 
 from collections.abc import Sequence
+from math import inf
+from numbers import Integral, Real
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def check_settings(max_new_tokens: int, temperature: float, top_k: int | None = None) -> None:
+    """ValueError for settings that no answer can be drawn with; it names the setting and the range."""
+    if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens!r}: must be a whole number, at least 1")
+    if not isinstance(temperature, Real) or not 0 <= temperature < inf:  # nan is neither
+        raise ValueError(f"temperature={temperature!r}: must be a finite number, 0 (the likeliest token) or more")
+    if top_k is not None and (not isinstance(top_k, Integral) or top_k < 1):
+        raise ValueError(f"top_k={top_k!r}: must be a whole number, at least 1, or none at all")
 
 
 def draws(seeds: Sequence[int], num_samples: int, count: int) -> np.ndarray:

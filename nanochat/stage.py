@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nanochat.metrics import Metrics
 
 Kind = Literal["identity", "execution"]
+LARGEST = 2**53 - 1  # of an integer knob: what JSON readers of any language keep exactly (RFC 8259, section 6)
 RESUME_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: "try again later"
 STAGES: dict[str, type[Stage]] = {}
 
@@ -81,20 +82,24 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         if value not in choices:
-            raise ValueError(f"{where} = {value!r}: choose one of {', '.join(map(str, choices))}")
+            raise ValueError(f"{where} = {shortened(value)}: choose one of {', '.join(map(str, choices))}")
         return value
     if kind is bool and isinstance(value, str) and value.lower() in ("true", "false", "1", "0", "yes", "no"):
         return value.lower() in ("true", "1", "yes")
-    if kind is int and isinstance(value, str) and re.fullmatch(r"-?\d[\d_]*", value):
-        return int(value)
+    if kind is int and isinstance(value, str) and re.fullmatch(r"-?[0-9]+(_[0-9]+)*", value):
+        value = int(value) if len(value) < 40 else LARGEST + 1  # int() refuses thousands of digits in its own words
+    if kind is int and type(value) is int and abs(value) > LARGEST:
+        raise ValueError(f"{where}: the number is too large: give one of at most {LARGEST:,}")
     if kind is float and isinstance(value, str | int) and not isinstance(value, bool):
         try:
             value = float(value)
-        except ValueError:
-            raise ValueError(f"{where} = {value!r}: needs a number") from None
+        except (ValueError, OverflowError):
+            raise ValueError(f"{where} = {shortened(value)}: needs a number") from None
+    if kind is str and isinstance(value, str) and not value.isprintable():
+        raise ValueError(f"{where} = {shortened(value)}: holds a character that cannot be printed: leave it out")
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         name = getattr(kind, "__name__", str(kind))
-        raise ValueError(f"{where} = {value!r}: needs a value of type {name}")
+        raise ValueError(f"{where} = {shortened(value)}: needs a value of type {name}")
     return value
 
 
@@ -213,9 +218,15 @@ def unknown(what: str, name: str, known: typing.Iterable[str]) -> str:
     import difflib
 
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {name!r}: {hint}there is {', '.join(names)}"
+    return f"unknown {what} {shortened(name)}: {hint}there is {', '.join(names)}"
+
+
+def shortened(value: Any, length: int = 80) -> str:
+    """A value as an error quotes it: `repr`, cut where it is long."""
+    said = repr(value) if not isinstance(value, int) or abs(value) <= LARGEST else "a number too large"
+    return said if len(said) <= length else f"{said[:length]}… ({len(said)} characters)"
 
 
 def canonical(value: Any) -> str:

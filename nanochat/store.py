@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from abc import ABC, abstractmethod
@@ -22,6 +23,7 @@ from typing import Any
 
 from nanochat.durable import sync
 from nanochat.locations import file_uri
+from nanochat.stage import shortened, unknown
 
 RECORD = "record.json"
 
@@ -77,6 +79,14 @@ class Store(ABC):
         """The record of a whole artifact, or None."""
         found = self.get(f"{address}/{RECORD}")
         return None if found is None else json.loads(found[0])
+
+    def known(self, address: str) -> dict[str, Any]:
+        """The record of an address that a person typed. ValueError: it is none, or nothing lies there."""
+        if not re.fullmatch(r"[a-z][a-z0-9_]*/\w[\w.-]*", address, re.ASCII):
+            raise ValueError(f"{shortened(address)} is no address: write STAGE/NAME-DIGEST as `nanochat ls` prints it")
+        if (record := self.record(address)) is None:
+            raise ValueError(unknown("artifact", address, self.addresses() or ["nothing in the store yet"]))
+        return record
 
     def addresses(self) -> list[str]:
         """Addresses of all whole artifacts."""

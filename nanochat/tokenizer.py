@@ -102,8 +102,11 @@ class Tokenizer:
         return len(self.tokens) + SPECIAL_TOKENS.index(name)
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of `text`; the name of a special token in it is text like any other."""
-        return self._encoder.encode_ordinary(text)
+        """The tokens of `text`; the name of a special token in it is text like any other.
+
+        Half a surrogate pair, which stands for no character, costs a character: it is read as U+FFFD.
+        """
+        return self._encoder.encode_ordinary(whole_characters(text))
 
     def encode_batch(self, texts: Sequence[str], threads: int = 0) -> list[list[int]]:
         """The tokens of each text, on that many threads (0: one per core)."""
@@ -138,6 +141,13 @@ class Tokenizer:
         except ImportError:
             return PlainEncoder(self.pattern, self._ranks)
         return tiktoken.Encoding("nanochat", pat_str=self.pattern, mergeable_ranks=self._ranks, special_tokens={})
+
+
+def whole_characters(text: str) -> str:
+    """The text as UTF-8 can hold it: the two halves of a surrogate pair become its character, a lone one U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def train_tokenizer(stage: pipeline.Tokenizer, place: Place) -> dict[str, float]:

@@ -9,6 +9,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -249,6 +250,67 @@ def test_a_server_without_conditional_writes_is_refused_since_two_runs_would_hol
         with pytest.raises(ValueError, match=r"s3://any/x.*ignores If-None-Match"):
             store.check_writable()
         careless.shutdown()
+
+
+class _OldFashioned(_Careless):
+    """Keeps objects and conditions, and refuses what it does not know: checksums that boto3 sends of its own accord."""
+
+    objects: ClassVar[dict[str, bytes]] = {}
+    refusal: ClassVar[tuple[int, str]] = (501, "NotImplemented")
+    refused: ClassVar[list[str]] = []
+
+    def do_PUT(self) -> None:
+        strange = [name for name in self.headers if "checksum" in name.lower() or name.lower() == "x-amz-trailer"]
+        if strange or "aws-chunked" in self.headers.get("Content-Encoding", ""):
+            self.refused.append(self.path)
+            status, code = self.refusal
+            return self._reply(status, f"<Error><Code>{code}</Code><Message>unknown header</Message></Error>".encode())
+        data, key = self.rfile.read(int(self.headers["Content-Length"])), self.path
+        if self.headers.get("If-None-Match") and key in self.objects:
+            return self._reply(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+        self.objects[key] = data
+        return self._reply(200)
+
+    def do_DELETE(self) -> None:
+        self.objects.pop(self.path, None)
+        self._reply(204)
+
+    def do_GET(self) -> None:
+        if "list-type" in self.path:
+            return self._reply(200, b"<ListBucketResult></ListBucketResult>")
+        key = self.path.split("?")[0]
+        if key not in self.objects:
+            return self._reply(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        return self._reply(200, self.objects[key])
+
+    do_HEAD = do_GET
+
+    def _reply(self, status: int, body: bytes = b"") -> None:
+        if status == 501 or status == 400:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(status)
+        self.send_header("ETag", '"1"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+@pytest.mark.parametrize("refusal", [(501, "NotImplemented"), (400, "InvalidArgument")])
+def test_a_server_that_knows_no_checksums_of_boto3_is_asked_again_without_them(bucket, tmp_path, refusal):
+    known = type("Server", (_OldFashioned,), {"objects": {}, "refusal": refusal, "refused": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), known) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        store = open_store("s3://any/x", tmp_path / "cache", endpoint=f"http://127.0.0.1:{server.server_port}")
+        store.check_writable()
+        assert len(known.refused) == 1, "once, and from then on without"
+        (tmp_path / "a").write_bytes(b"weights")
+        store.publish("stage/1", {"a": tmp_path / "a"}, {})
+        assert (store.fetch("stage/1") / "a").read_bytes() == b"weights"
+        with pytest.raises(Conflict):
+            store.put("stage/1/record.json", b"", if_absent=True)
+        assert len(known.refused) == 1
+        server.shutdown()
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:bucket/x", "gs://bucket/x", "file://elsewhere/x", "file:x", ""])
