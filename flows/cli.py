@@ -146,7 +146,8 @@ def command_ui(args: argparse.Namespace, open_store: Any) -> int:
         return 0
     _prepare(where.tracking_uri)
     port = server.free_port(args.mlflow_port)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", where.tracking_uri]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri"]
+    command += [tracking_uri.absolute(where.tracking_uri)]
     command += ["--artifacts-destination", str(where.home / "mlartifacts")]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

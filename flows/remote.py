@@ -174,7 +174,7 @@ def _patiently(call: Callable[[], T], run: PipelineRun) -> T:
         except httpx.HTTPError as error:
             if isinstance(error, httpx.HTTPStatusError) and error.response.is_client_error:
                 raise
-            get_run_logger().warning("Prefect's server does not answer, asking again: %s", error)
+            get_run_logger().warning("Prefect's server does not answer, asking again: %s", redacted(str(error)))
         if run.stopping.wait(POLL_SECONDS):
             raise Stopped("the run was cancelled")
 

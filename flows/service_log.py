@@ -13,7 +13,7 @@ from nanochat.redaction import redacted
 TAIL_BYTES = 20_000
 EXCEPTION = re.compile(r"(?:[\w]+\.)*\w*(?:Error|Exception|Exit|Interrupt)\b:? ?.*")
 NOISE = re.compile(r"Server stopped!|ERROR: +Application startup failed|\(Background on this error at")
-HALF_MADE = re.compile(r"already exists|no such (?:table|column|index)|duplicate column")
+HALF_MADE = re.compile(r"(?:table|index|view) \S+ already exists|no such (?:table|column|index)|duplicate column")
 NEWER = re.compile(r"Can't locate revision|out-of-date database schema")
 REMEDIES = (
     (NEWER, "{database} is of another version of {service}, probably a newer one: install that one, or move the file "

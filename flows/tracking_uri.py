@@ -75,6 +75,16 @@ def database_of(tracking_uri: str) -> Path | None:
     return None if name.startswith((":memory:", "file:")) else Path(name).absolute()
 
 
+def absolute(tracking_uri: str) -> str:
+    """The same for a process with another working directory; only a file's address can be relative."""
+    database = database_of(tracking_uri)
+    if database is None:
+        return tracking_uri
+    from sqlalchemy.engine import make_url
+
+    return make_url(tracking_uri).set(database=str(database)).render_as_string(hide_password=False)
+
+
 def artifacts_beside(database: Path) -> str:
     """Where the artifacts of a database without a server go."""
     return (database.parent / "mlartifacts").as_uri()

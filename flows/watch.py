@@ -17,6 +17,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
+from nanochat.redaction import redacted
 from nanochat.runner import Job, Outcome, Watch
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class FlowWatch(Watch):
         if self.run is not None:
             self.run.finish(status, cause=cause)
         if self.display:
-            self.display.failed(job.address, cause.removeprefix(f"{job.address}: "))
+            self.display.failed(job.address, redacted(cause.removeprefix(f"{job.address}: ")))
 
 
 def attempt(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -113,5 +114,5 @@ def attempt(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
         return call(*args, **kwargs)
     except (httpx.HTTPError, PrefectException) as error:
-        get_run_logger().warning("Prefect's server did not take it: %s", error)
+        get_run_logger().warning("Prefect's server did not take it: %s", redacted(str(error)))
         return None

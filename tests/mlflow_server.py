@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from flows.loopback import open_url
 
 START_SECONDS = 120.0
 
@@ -54,11 +55,11 @@ class MlflowServer:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+                with open_url(f"{self.uri}/health", 5):
                     return
             except OSError:
                 time.sleep(0.1)
-        raise RuntimeError((self.directory / "server.log").read_text())
+        raise RuntimeError((self.directory / "server.log").read_text(encoding="utf-8", errors="replace"))
 
     def kill(self) -> None:
         """kill -9 of the server and its worker."""

@@ -12,13 +12,13 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flows.loopback import open_url
 from flows.server import QUIET, free_port
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def eventually(true: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+        with open_url(f"{url}/health", 5) as answer:
             return answer.status == 200
     except OSError:
         return False

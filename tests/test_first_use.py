@@ -105,6 +105,26 @@ def test_a_database_that_holds_something_or_is_being_made_is_left_alone(tmp_path
     assert sorted(each.name for each in tmp_path.iterdir()) == [".some.db.lock", "some.db", "text.db"]
 
 
+@pytest.mark.parametrize("missing", ["", "scorers"], ids=["whole", "without a table that ours has"])
+def test_a_database_of_a_newer_mlflow_is_left_alone_and_told_once_with_the_remedy(tmp_path, caplog, missing):
+    database = tmp_path / "mlflow.db"
+    track.prepare(f"sqlite:///{database}")
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+        connection.execute(f"ALTER TABLE {missing} RENAME TO other" if missing else "SELECT 1")
+        connection.commit()
+    tracker = track.Tracker(f"sqlite:///{database}", "test")
+    tracker.outbox.pauses = (0.01,)
+    tracker.pipeline_run("p", "tiny", {})
+    tracker.finish_pipeline("FINISHED")
+    assert tracker.close(3) == 2
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("flows")]
+    assert len(said) == 2
+    assert "ffffffffffff" in said[0]
+    assert f"{database} is of another version of MLflow" in said[0]
+    assert not list(tmp_path.glob("*half-made*"))
+
+
 def test_processes_that_need_it_at_once_make_one(tmp_path):
     database = tmp_path / "new folder" / "mlflow.db"
     makers = [maker(BY_OURSELVES, database) for _ in range(2)]

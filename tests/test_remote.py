@@ -191,7 +191,7 @@ def flow_that_asks(home, path, job, force=frozenset(), secret=""):
 
         @task
         def asks():
-            return remote._attach_or_start(client, run, job)
+            return remote._patiently(lambda: remote._attach_or_start(client, run, job), run)
 
         @flow
         def pipeline_of_a_test():
@@ -252,9 +252,9 @@ def test_asking_again_after_a_lost_answer_or_a_crash_leaves_one_task_for_the_chi
         def pipeline_of_a_test():
             run.id = flow_run.get_id()
             for _ in range(2):  # killed, or cut off, before the child was made
-                remote._placeholder(client, run, job, 0)
-            children = [remote._attach_or_start(client, run, job) for _ in range(2)]
-            return children, flow_run.get_id()
+                remote._patiently(lambda: remote._placeholder(client, run, job, 0), run)
+            asked = [remote._patiently(lambda: remote._attach_or_start(client, run, job), run) for _ in range(2)]
+            return asked, flow_run.get_id()
 
         (child, again), run_id = pipeline_of_a_test()
     assert child.id == again.id

@@ -176,6 +176,7 @@ DISK = "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) database or 
          "OSError: [Errno 28] No space left on device: '/h/x'; make room on the disk of /h; its log is /h/server.log"),
         ("hello\nERROR: no luck with http://me:secret@host/?sig=secret\n",
          "ERROR: no luck with http://***@host/?sig=***; its log is /h/server.log"),
+        ("ValueError: Experiment x already exists\n", "ValueError: Experiment x already exists; its log is /h/server.log"),
         ("\n", "it said nothing; its log is /h/server.log"),
     ],
 )  # fmt: skip

@@ -64,12 +64,15 @@ def test_mlflow_itself_agrees_about_every_address_without_a_network(tmp_path):
             ).result(60)
 
 
-def test_the_file_of_an_address_is_the_one_that_sqlalchemy_opens(tmp_path):
+def test_the_file_of_an_address_is_the_one_that_sqlalchemy_opens(tmp_path, monkeypatch):
     from sqlalchemy.engine import URL
 
     for name in ("mlflow.db", "a%41b c.db", "x?y#z.db"):
         uri = URL.create("sqlite", database=str(tmp_path / name)).render_as_string()
         assert tracking_uri.database_of(uri) == tmp_path / name
+        assert tracking_uri.absolute(uri) == uri
+    monkeypatch.chdir(tmp_path)
+    assert tracking_uri.absolute("sqlite:///x.db") == f"sqlite:///{tmp_path}/x.db"
     for uri in ("sqlite://", "sqlite:///:memory:", "http://host/mlflow.db", "postgresql://host/x"):
         assert tracking_uri.database_of(uri) is None
 

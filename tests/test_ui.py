@@ -5,19 +5,18 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import urllib.request
 from contextlib import closing
 
 import pytest
 
-from flows import server, settings, track
+from flows import loopback, server, settings, track
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")  # of MLflow's own queries
 COMMAND = [sys.executable, "-m", "flows.cli", "ui"]  # what `.venv/bin/nanochat ui` is
 
 
 def page(url):
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with loopback.open_url(url, 30) as answer:
         return answer.read().decode()
 
 
