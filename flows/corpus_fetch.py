@@ -7,10 +7,10 @@ The shard is put into the stage's work directory as `source.parquet`, where the 
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from flows import store as stores
 from nanochat.corpus import FETCHED, ParquetShards, parse_source
+from nanochat.locations import bucket_of
 from nanochat.pipeline import Download
 from nanochat.runner import Job
 
@@ -27,5 +27,4 @@ def fetch(job: Job, work: Path) -> None:
     assert isinstance(source, ParquetShards), source
     target = work / FETCHED
     if not target.exists():
-        where = urlsplit(source.url_of_part(job.part.index))
-        stores.download_object(where.netloc, where.path.lstrip("/"), target)
+        stores.download_object(*bucket_of(source.url_of_part(job.part.index)), target)

@@ -22,6 +22,7 @@ from nanochat import environment, estimate, explain, launch, pipeline, provenanc
 from nanochat.locations import folder, folder_of, is_bucket
 from nanochat.plan import Step, plan
 from nanochat.preflight import preflight
+from nanochat.redaction import redacted
 from nanochat.runner import Job, Outcome, Watch, Workshop
 from nanochat.stage import STAGES, unknown
 from nanochat.store import Damaged, FileStore, Store
@@ -270,13 +271,13 @@ def carry_out(parser: argparse.ArgumentParser, argv: list[str] | None, open_stor
             sys.stdout.flush()
             return code
     except ValueError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {redacted(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read has seen enough: `nanochat knobs | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
         return 128 + signal.SIGPIPE
     except (launch.StageFailed, launch.Stopped, Damaged, OSError, RuntimeError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {redacted(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one stopped", file=sys.stderr)

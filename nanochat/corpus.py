@@ -16,7 +16,12 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
+
+from nanochat import columns
+from nanochat.locations import bucket_of, folder, folder_of
+from nanochat.redaction import redacted
+from nanochat.web import quoted
 
 if TYPE_CHECKING:
     from nanochat.pipeline import Download
@@ -51,19 +56,20 @@ class ParquetShards:
 
     @property
     def scheme(self) -> str:
-        return urlsplit(self.pattern).scheme
+        return _scheme(self.pattern)
 
     def url_of_part(self, part: int) -> str:
         """Part 0 is the validation shard, part i the training shard i - 1."""
         return self.pattern.format(index=part - 1 if part else self.validation_shard)
 
     def path_of_part(self, part: int) -> Path:
-        """The same as a path of this machine; only for file://."""
+        """The same as a path of this machine; only for file://. As it is written, else percent-decoded."""
         assert self.scheme == "file", self.pattern
-        return Path(unquote(urlsplit(self.url_of_part(part)).path))
+        path = folder_of(self.url_of_part(part))
+        return path if path.exists() else Path(unquote(str(path)))
 
     def describe(self) -> str:
-        return f"{self.pattern} (column {self.text_column}, validation shard {self.validation_shard})"
+        return f"{redacted(self.pattern)} (column {self.text_column}, validation shard {self.validation_shard})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,25 +146,40 @@ def _dataset(stage: Download) -> HuggingFaceDataset:
 
 
 def _parquet(stage: Download) -> ParquetShards:
-    parts = urlsplit(stage.url)
-    if parts.scheme not in SCHEMES:
+    scheme, shown = _scheme(stage.url), redacted(stage.url)
+    if scheme not in SCHEMES:
         raise ValueError(
-            f"download.url = {stage.url!r}: unknown kind of source {parts.scheme!r}: "
-            "use https://, s3://, file:// or datasets:"
+            f"download.url = {shown!r}: unknown kind of source {scheme!r}: use https://, s3://, file:// or datasets:"
         )
     rest, count = re.subn(r"\{index(:0?\d*d)?\}", "", stage.url)
     if not count or "{" in rest or "}" in rest:
         raise ValueError(
-            f"download.url = {stage.url!r}: needs the shard number once or more, as in shard_{{index:05d}}.parquet"
+            f"download.url = {shown!r}: needs the shard number once or more, as in shard_{{index:05d}}.parquet"
         )
-    if parts.scheme == "file" and (parts.netloc not in ("", "localhost") or not parts.path.startswith("/")):
-        raise ValueError(f"download.url = {stage.url!r}: write the absolute path after three slashes, file:///...")
+    _check_address(scheme, re.sub(r"\{index(:0?\d*d)?\}", "0", stage.url))
     if stage.validation_shard < 0:
         raise ValueError(
             f"download.validation_shard = {stage.validation_shard}: pin a shard of {stage.corpus!r} "
             "that is not trained on, such as its last"
         )
     return ParquetShards(stage.url, stage.text_column, stage.validation_shard)
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].lower() if "://" in url else url.partition(":")[0]
+
+
+def _check_address(scheme: str, url: str) -> None:
+    """ValueError for an address that nobody could ask, or a folder that is none."""
+    try:
+        if scheme == "file":
+            folder_of(url)
+        elif scheme == "s3":
+            bucket_of(url)
+        else:
+            quoted(url)
+    except ValueError as error:
+        raise ValueError(f"download.url: {redacted(str(error))}") from error
 
 
 def environment_digest() -> str:
@@ -199,7 +220,7 @@ def preflight(stage: Download) -> int | None:
         size = sum(path.stat().st_size for path in python_files() if path.suffix == ".py")
         return int(TEXT_SHARE * size * stage.num_shards / PYTHON_DOCS_SHARDS)
     if isinstance(source, HuggingFaceDataset):
-        if source.path.startswith(("/", ".")) and not Path(source.path).is_dir():
+        if source.path.startswith(("/", ".", "~")) and not folder(source.path).is_dir():
             raise ValueError(f"download.url = {stage.url!r}: there is no folder {source.path}")
         return None
     if source.scheme != "file":
@@ -213,17 +234,15 @@ def _text_bytes(source: ParquetShards, part: int) -> int:
     import pyarrow.parquet as pq
 
     path = source.path_of_part(part)
-    what = f"shard {source.url_of_part(part)} of download.url"
+    what = f"shard {redacted(source.url_of_part(part))} of download.url"
     if not path.is_file():
         raise ValueError(f"{what}: there is no such file; check the pattern, num_shards and validation_shard")
     try:
-        footer = pq.read_metadata(path)
+        footer, schema = pq.read_metadata(path), pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{what}: not a readable parquet file: {error}") from error
-    columns = [footer.schema.column(i).path for i in range(footer.num_columns)]
-    if source.text_column not in columns:
-        raise ValueError(f"download.text_column = {source.text_column!r}: {what} has {', '.join(columns)}")
-    index = columns.index(source.text_column)
+    columns.check(schema, source.text_column, what)
+    index = [footer.schema.column(i).path for i in range(footer.num_columns)].index(source.text_column)
     return sum(footer.row_group(i).column(index).total_uncompressed_size for i in range(footer.num_row_groups))
 
 

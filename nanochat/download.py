@@ -10,13 +10,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanochat import columns
 from nanochat.corpus import FETCHED, HuggingFaceDataset, ParquetShards, PythonDocs, parse_source
 from nanochat.fetch import Progress, fetch
+from nanochat.locations import folder
+from nanochat.redaction import redacted
 
 if TYPE_CHECKING:
     from nanochat.metrics import Metrics
@@ -54,10 +58,10 @@ def download(stage: Download, place: Place) -> dict[str, float]:
     elif isinstance(source, HuggingFaceDataset):
         texts, what = dataset_texts(source, place), f"part {place.part} of {source.describe()}"
     else:
-        what = source.url_of_part(place.part)
+        what = redacted(source.url_of_part(place.part))
         path, facts = obtain(stage, source, place)
         texts = parquet_texts(path, source.text_column, what, place)
-    tally = write_texts(texts, place.out / "text.parquet", what)
+    tally = write_texts(texts, place.out / "text.parquet", what, may_be_empty=place.part > 0)
     stats = dataclasses.asdict(tally)
     (place.out / "stats.json").write_text(json.dumps(stats | facts))
     (place.work / FETCHED).unlink(missing_ok=True)
@@ -68,18 +72,19 @@ def obtain(stage: Download, source: ParquetShards, place: Place) -> tuple[Path, 
     """The shard as a file of this machine, and the digest of what was fetched."""
     assert place.part is not None
     url, fetched = source.url_of_part(place.part), place.work / FETCHED
+    what = redacted(url)
     if source.scheme == "file":
         path = source.path_of_part(place.part)
         if not path.is_file():
-            raise ValueError(f"{url}: there is no such file; check download.url, num_shards and validation_shard")
+            raise ValueError(f"{what}: there is no such file; check download.url, num_shards and validation_shard")
         return path, {}
     if source.scheme == "s3":
         if not fetched.is_file():
-            raise ValueError(f"{url}: only the flow fetches from s3://: start this recipe with `nanochat run`")
+            raise ValueError(f"{what}: only the flow fetches from s3://: start this recipe with `nanochat run`")
         return fetched, {}
     progress = _progress_of(place.metrics)
     sha256 = fetch(url, fetched, timeout=stage.timeout_seconds, attempts=stage.retries, progress=progress)
-    return fetched, {"url": url, "sha256": sha256}
+    return fetched, {"url": what, "sha256": sha256}
 
 
 def _progress_of(metrics: Metrics) -> Progress:
@@ -103,11 +108,11 @@ def parquet_texts(path: Path, column: str, what: str, place: Place) -> Iterator[
     seen = 0
     try:
         with pq.ParquetFile(path) as file:
-            _check_column(file.schema_arrow, column, what)
+            columns.check(file.schema_arrow, column, what)
             groups = file.metadata.num_row_groups
             for group in range(groups):
                 for batch in file.iter_batches(ROW_GROUP, row_groups=[group], columns=[column]):
-                    yield from _decoded(batch.column(0), f"{what}, row group {group}")
+                    yield from columns.texts(batch, column, f"{what}, row group {group}")
                     seen += len(batch)
                 place.metrics.progress(group + 1, groups, "row groups")
             rows = file.metadata.num_rows
@@ -119,23 +124,6 @@ def parquet_texts(path: Path, column: str, what: str, place: Place) -> Iterator[
         raise ValueError(f"{what}: its footer promises {rows} rows, {seen} were read: the file is damaged")
 
 
-def _check_column(schema: Any, column: str, what: str) -> None:
-    import pyarrow as pa
-
-    if column not in schema.names:
-        raise ValueError(f"download.text_column = {column!r}: {what} has {', '.join(schema.names)}")
-    kind = schema.field(column).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise ValueError(f"download.text_column = {column!r}: in {what} it holds {kind}, not text")
-
-
-def _decoded(column: Any, what: str) -> list[str | None]:
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{what}: the text is not valid UTF-8: {error}") from error
-
-
 def dataset_texts(source: HuggingFaceDataset, place: Place) -> Iterator[str | None]:
     """Documents of one file of the dataset, streamed.
 
@@ -144,7 +132,8 @@ def dataset_texts(source: HuggingFaceDataset, place: Place) -> Iterator[str | No
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when `datasets` is imported
     from datasets import load_dataset
 
-    dataset = load_dataset(source.path, source.config, split=source.split, streaming=True)
+    where = str(folder(source.path)) if source.path.startswith("~") else source.path
+    dataset = load_dataset(where, source.config, split=source.split, streaming=True)
     part, inside = place.part or 0, source.validation_shard < 0
     file = part - 1 if part else max(source.validation_shard, 0)
     if file >= dataset.num_shards:
@@ -162,11 +151,11 @@ def dataset_texts(source: HuggingFaceDataset, place: Place) -> Iterator[str | No
             yield row[source.text_column]
 
 
-def write_texts(texts: Iterator[str | None], path: Path, what: str) -> Tally:
+def write_texts(texts: Iterator[str | None], path: Path, what: str, *, may_be_empty: bool = False) -> Tally:
     """The documents that are not empty, in row groups of 1,024; the file gets its name when it is whole.
 
     Raises:
-        ValueError: not one document, or one that is not text.
+        ValueError: not one document where there must be some, or one that is not text.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -177,7 +166,10 @@ def write_texts(texts: Iterator[str | None], path: Path, what: str) -> Tally:
         for group in _groups(texts, tally, what):
             writer.write_table(pa.table({"text": group}, schema=schema), row_group_size=ROW_GROUP)
     if not tally.documents:
-        raise ValueError(f"{what}: has no text ({tally.dropped_documents} empty documents)")
+        trouble = f"{what}: has no text ({tally.dropped_documents} empty documents)"
+        if not may_be_empty:
+            raise ValueError(trouble)
+        print(f"{trouble}: it adds nothing to the training text", file=sys.stderr)
     half.replace(path)
     return tally
 
@@ -209,8 +201,11 @@ def _size(text: Any, what: str) -> int:
 
 
 def gather(stage: Download, place: Place) -> dict[str, float]:
-    """Writes index.json: the source and what each part holds."""
-    parts = [json.loads((part / "stats.json").read_text()) for part in place.parts(stage.name)]
+    """Writes index.json: the source and what each part holds. ValueError: no training shard has any text."""
+    parts = [json.loads((part / "stats.json").read_text(encoding="utf-8")) for part in place.parts(stage.name)]
+    if not any(part["documents"] for part in parts[1:]):
+        shards = f"none of the {len(parts) - 1} training shards of {parse_source(stage).describe()}"
+        raise ValueError(f"{shards} has any text: check download.url, text_column and num_shards")
     index = {"source": parse_source(stage).describe(), "parts": parts}
     (place.out / "index.json").write_text(json.dumps(index, indent=1))
     train = parts[1:]

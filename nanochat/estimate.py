@@ -14,6 +14,7 @@ from nanochat import scaling
 from nanochat.explain import Status
 from nanochat.pipeline import Pretrain, Tokenize, Tokenizer
 from nanochat.plan import Step
+from nanochat.redaction import bare
 from nanochat.stage import unknown
 
 # Dense bf16 peak in FLOP/s (data sheets), US dollars an hour on demand (as nanochat's report card has them, 2025-11).
@@ -51,7 +52,7 @@ def _step(status: Status) -> dict[str, Any]:
         "on": step.stage.on,
         "done": status.done,
         "reasons": list(status.reasons),
-        "knobs": {**step.stage.values("identity"), **step.stage.values("execution")},
+        "knobs": bare({**step.stage.values("identity"), **step.stage.values("execution")}),
         "inputs": {name: each.address for name, each in step.inputs.items()},
     }
 

@@ -2,7 +2,8 @@
 
 Promises: what was received survives the process and is continued with Range; If-Range keeps the halves of two versions
 from being joined; a connection that gives nothing for `timeout` seconds is dropped; a refusal (404) fails at once, what
-may pass (5xx, resets, timeouts) is tried again with exponential backoff and jitter. It does not look into the file.
+may pass (5xx, resets, timeouts) is tried again with exponential backoff and jitter, or when the server asks for it
+(Retry-After); no secret of the address is written down. It does not look into the file.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ import random
 import re
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from nanochat import web
+from nanochat.redaction import redacted
+
 Progress = Callable[[int, int], None]
 CHUNK = 1 << 20
-LONGEST_WAIT = 60.0  # seconds between two attempts
+LONGEST_WAIT = 60.0  # seconds between two attempts, where the server asks for no longer
+LONGEST_ASKED = 600.0  # seconds that a server may ask for in Retry-After
 PASSING = (408, 425, 429)  # the 4xx that mean "later" (RFC 9110, RFC 8470, RFC 6585)
 
 
@@ -48,7 +52,8 @@ def fetch(
         ValueError: the server refuses (4xx).
         ConnectionError: still not whole after all attempts; what there is stays for the next call.
     """
-    half = path.with_name(path.name + ".half")
+    half, shown, cause = path.with_name(path.name + ".half"), redacted(url), Exception()
+    web.quoted(url)  # refused, where it is none
     for attempt in range(attempts):
         try:
             _attempt(url, half, timeout, progress)
@@ -61,26 +66,43 @@ def fetch(
             if error.code == 416:  # what is here is not a beginning of what is there
                 half.unlink(missing_ok=True)
             elif error.code < 500 and error.code not in PASSING:
-                raise ValueError(
-                    f"{url}: the server refuses: {error.code} {error.reason}; check the address"
-                ) from error
-            cause: Exception = error
+                refusal = f"the server refuses: {error.code} {error.reason}; {_remedy(url, error)}"
+                raise ValueError(f"{shown}: {refusal}") from error
+            asked, cause = _asked_wait(error, shown), error
         except (OSError, http.client.HTTPException, Truncated) as error:
-            cause = error
+            asked, cause = 0.0, error
         if attempt + 1 < attempts:
-            sleep(min(LONGEST_WAIT, 2.0**attempt) * random.uniform(0.5, 1.5))
-    raise ConnectionError(f"{url}: gave up after {attempts} attempts (download.retries): {cause}") from cause
+            sleep(max(asked, min(LONGEST_WAIT, 2.0**attempt) * random.uniform(0.5, 1.5)))
+    tried = f"gave up after {attempts} attempts (download.retries)"
+    raise ConnectionError(f"{shown}: {tried}: {redacted(str(cause))}") from cause
+
+
+def _remedy(url: str, error: urllib.error.HTTPError) -> str:
+    if error.code in (401, 403) and web.is_hub(url):
+        return f"set {web.TOKEN} to a token that may read it, and accept its terms on the page of the data set"
+    return "check the address"
+
+
+def _asked_wait(error: urllib.error.HTTPError, shown: str) -> float:
+    """Seconds that the server asks to be left alone. ConnectionError: longer than anybody sits by."""
+    asked = web.retry_after(error.headers.get("Retry-After"))
+    if asked > LONGEST_ASKED:
+        raise ConnectionError(
+            f"{shown}: the server answers {error.code} and asks to be left alone for {asked:,.0f} s: try again then; "
+            "what has come is kept"
+        ) from error
+    return asked
 
 
 def _attempt(url: str, half: Path, timeout: float, progress: Progress) -> None:
     start, validator = _beginning(url, half)
-    request = urllib.request.Request(url, headers={"User-Agent": "nanochat", "Accept-Encoding": "identity"})
+    request = web.request(url)
     if start:
         request.add_header("Range", f"bytes={start}-")
         request.add_header("If-Range", validator)
-    with urllib.request.urlopen(request, timeout=timeout) as response:
+    with web.opener(url).open(request, timeout=timeout) as response:
         start, total = _span(response, start, validator, half)
-        facts = {"url": url, "validator": _validator(response), "total": total}
+        facts = {"url": _fingerprint(url), "validator": _validator(response), "total": total}
         _facts_path(half).write_text(json.dumps(facts))
         with half.open("r+b" if start else "wb") as file:
             file.seek(start)
@@ -98,6 +120,11 @@ def _copy(response: http.client.HTTPResponse, file: BinaryIO, done: int, total: 
     return done
 
 
+def _fingerprint(url: str) -> str:
+    """The address without writing it down: it may be signed."""
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
 def _facts_path(half: Path) -> Path:
     return half.with_name(half.name + ".json")
 
@@ -109,7 +136,7 @@ def _beginning(url: str, half: Path) -> tuple[int, str]:
         size = half.stat().st_size
     except (FileNotFoundError, ValueError):
         return 0, ""
-    usable = facts["url"] == url and facts["validator"] and size
+    usable = facts["url"] == _fingerprint(url) and facts["validator"] and size
     return (size, facts["validator"]) if usable else (0, "")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat import launch, metrics, pipeline, provenance
+from nanochat.redaction import redacted
 from nanochat.stage import RESUME_EXIT_CODE, STAGES, Interrupted, Place
 
 ARITHMETIC = "arithmetic.json"  # in the work directory: of all attempts
@@ -36,12 +37,12 @@ def run_spec(path: Path) -> int:
         _write(work / launch.RESUME, {"reason": str(interrupted)})  # torchrun's own exit code cannot say it
         return RESUME_EXIT_CODE
     except BaseException as error:
-        _write(work / f"error-{rank}.json", _report(error, rank))
+        report = _report(error, rank)
+        _write(work / f"error-{rank}.json", report)
+        print(report["traceback"], file=sys.stderr, flush=True)
         if "WORLD_SIZE" in os.environ:  # leaving tidily is collective: it would wait for ranks that wait for this one
-            traceback.print_exc()
-            sys.stderr.flush()
             os._exit(1)
-        raise
+        return 1
     if rank == 0:
         versions = {"python": platform.python_version(), **_versions()}
         used = provenance.closure(set(sys.modules) - before)
@@ -82,8 +83,9 @@ def _arithmetic(work: Path) -> list[str]:
 
 
 def _report(error: BaseException, rank: int) -> dict[str, Any]:
-    message = str(error) or repr(error)
-    return {"type": type(error).__name__, "message": message, "traceback": traceback.format_exc(), "rank": rank}
+    """What is written down of an error: without the secrets of URLs."""
+    message, trace = redacted(str(error) or repr(error)), redacted(traceback.format_exc())
+    return {"type": type(error).__name__, "message": message, "traceback": trace, "rank": rank}
 
 
 def _versions() -> dict[str, str]:

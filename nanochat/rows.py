@@ -81,6 +81,8 @@ def _open(part: Path, capacity: int, dtype: np.dtype) -> np.ndarray:
             f"{path} has {actual} bytes, but {stats['rows']} rows of {capacity} tokens as {dtype.name} take "
             f"{expected}: it is damaged or of another sequence_len; delete this artifact and tokenize again"
         )
+    if not stats["rows"]:  # an empty file cannot be mapped
+        return np.zeros((0, capacity), dtype)
     return np.memmap(path, dtype, mode="r", shape=(stats["rows"], capacity))
 
 

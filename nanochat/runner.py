@@ -20,6 +20,7 @@ from typing import Any
 from nanochat import launch, metrics, provenance
 from nanochat.lease import TTL_SECONDS, Lease
 from nanochat.plan import Part, Step
+from nanochat.redaction import bare
 from nanochat.stage import RESUME_EXIT_CODE, Stage
 from nanochat.store import Damaged, Store
 
@@ -213,7 +214,7 @@ def _publish(
 
     record = {
         "preimage": job.preimage,
-        "execution": job.stage.values("execution"),
+        "execution": bare(job.stage.values("execution")),
         "parts": [part.address for part in job.step.parts] if job.part is None else [],
         "numbers": result["numbers"],
         "code": result["code"],
@@ -251,7 +252,10 @@ def _attempts(job: Job, shop: Workshop, watch: Watch, lease: Lease, work: Path) 
                 return f"the lease of {job.address} was lost to another run"
             return watch.should_stop()
 
-        code = launch.run(process, tick, grace=shop.grace_seconds)
+        try:
+            code = launch.run(process, tick, grace=shop.grace_seconds)
+        finally:
+            spec.unlink(missing_ok=True)
         if code == 0:
             return _result(job, work)
         if code != RESUME_EXIT_CODE and not (work / launch.RESUME).exists():
@@ -294,7 +298,9 @@ def _spec(job: Job, shop: Workshop, work: Path) -> Path:
         "work": str(work.absolute()),
     }
     path = work / "spec.json"
-    path.write_text(json.dumps(spec, indent=1))
+    path.touch()
+    path.chmod(0o600)  # for nobody else: it holds whole URLs, and goes when the process has ended
+    path.write_text(json.dumps(spec, indent=1), encoding="utf-8")
     return path
 
 

@@ -39,17 +39,15 @@ def tokenize_shard(stage: Tokenize, place: Place) -> dict[str, float]:
     """Writes rows.bin, rows of sequence_len + 1 tokens each, and stats.json of this part.
 
     Raises:
-        ValueError: the shard does not fill a single row.
+        ValueError: the validation shard does not fill a single row; a training shard may, if another one does.
     """
     from nanochat.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_file(place["tokenizer"] / "tokenizer.json")
     tally = write_rows(stage, tokenizer, place)
-    if not tally.rows:
-        raise ValueError(
-            f"tokenize.sequence_len = {stage.sequence_len}: the {tally.documents} documents of part {place.part} "
-            "do not fill one row: lower it or take more text"
-        )
+    if not tally.rows and not place.part:
+        documents = f"the {tally.documents} documents of the validation shard"
+        raise ValueError(f"tokenize.sequence_len = {stage.sequence_len}: {documents} do not fill one row: lower it")
     stats = {
         "rows": tally.rows,
         "tokens": tally.rows * (stage.sequence_len + 1),
@@ -104,7 +102,12 @@ def gather(stage: Tokenize, place: Place) -> dict[str, float]:
     from nanochat.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_file(place["tokenizer"] / "tokenizer.json")
-    parts = [json.loads((part / "stats.json").read_text()) for part in place.parts(stage.name)]
+    parts = [json.loads((part / "stats.json").read_text(encoding="utf-8")) for part in place.parts(stage.name)]
+    if not any(part["rows"] for part in parts[1:]):
+        documents = f"the {sum(part['documents'] for part in parts[1:])} documents of all training shards"
+        raise ValueError(
+            f"tokenize.sequence_len = {stage.sequence_len}: {documents} do not fill one row: lower it or take more text"
+        )
     index = {
         "sequence_len": stage.sequence_len,
         "dtype": row_dtype(tokenizer.vocab_size).name,

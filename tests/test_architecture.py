@@ -13,6 +13,7 @@ ORCHESTRATION = {"prefect", "mlflow", "boto3", "botocore", "pydantic", "flows"}
 TENSORS = {"torch", "numpy", "safetensors"}
 DATA = {"pyarrow", "datasets", "tiktoken", "nanobpe"}
 DATA_FILES = {
+    "columns",
     "corpus",
     "download",
     "python_docs",

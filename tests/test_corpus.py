@@ -86,7 +86,7 @@ def test_preflight_refuses_what_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"a%202.parquet of download.url: there is no such file"):
         preflight(on_disk(tmp_path))
     write(tmp_path / "a 2.parquet", ["x"], column="body")
-    with pytest.raises(ValueError, match=r"download.text_column = 'text': shard .* has body"):
+    with pytest.raises(ValueError, match=r"download.text_column = 'text': shard .* has no such column: take body"):
         preflight(on_disk(tmp_path))
     (tmp_path / "a 2.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(ValueError, match="not a readable parquet file"):

@@ -6,6 +6,7 @@ network is tested in test_fetch.py.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -134,12 +135,11 @@ def invalid_utf8(path):
     [
         (lambda path: None, "there is no such file"),
         (lambda path: path.write_bytes(b"PAR1 and then nothing"), "not a whole parquet file"),
-        (lambda path: parquet(path, ["x"], "body"), r"download.text_column = 'text': .* has body"),
+        (lambda path: parquet(path, ["x"], "body"), r"download.text_column = 'text': .* has no such column: take body"),
         (lambda path: parquet(path, [1, 2]), r"download.text_column = 'text': in .* it holds int64, not text"),
-        (lambda path: parquet(path, ["", None]), r"has no text \(2 empty documents\)"),
         (invalid_utf8, r"shard_00000.parquet, row group 1: the text is not valid UTF-8"),
     ],
-    ids=["missing", "damaged", "column", "type", "empty", "utf8"],
+    ids=["missing", "damaged", "column", "type", "utf8"],
 )
 def test_a_bad_shard_fails_the_stage_and_leaves_no_text(tmp_path, write, said):
     write(tmp_path / "shard_00000.parquet")
@@ -148,6 +148,23 @@ def test_a_bad_shard_fails_the_stage_and_leaves_no_text(tmp_path, write, said):
         download(on_disk(tmp_path), place)
     assert not (place.out / "text.parquet").exists()
     assert not (place.out / "stats.json").exists()
+
+
+def test_an_empty_training_shard_adds_nothing_and_all_of_them_are_an_error(tmp_path, capsys):
+    for index, texts in enumerate((["", None], ["some text"])):
+        parquet(tmp_path / f"shard_{index:05d}.parquet", texts)
+    empty, some = place_for(tmp_path, 1), place_for(tmp_path, 2)
+    stage = on_disk(tmp_path)
+    parquet(tmp_path / "shard_00007.parquet", [None, " "])
+    assert download(stage, empty)["documents"] == 0
+    assert "has no text (2 empty documents): it adds nothing" in capsys.readouterr().err
+    assert pq.read_table(empty.out / "text.parquet").num_rows == 0
+    assert download(stage, some)["documents"] == 1
+    with pytest.raises(ValueError, match=r"has no text \(2 empty documents\)"):
+        download(stage, place_for(tmp_path, 0))
+    parts = {"download": (some.out, empty.out)}  # the validation shard first
+    with pytest.raises(ValueError, match=r"none of the 1 training shards of .* has any text"):
+        gather(stage, dataclasses.replace(empty, input_parts=parts, part=None))
 
 
 def test_a_damaged_page_is_found_by_reading_every_row(tmp_path):

@@ -5,6 +5,7 @@ The oracles are a best-fit packer written as its definition reads, and the token
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections import Counter
@@ -193,7 +194,30 @@ def test_gather_writes_what_the_reader_needs(tmp_path, bytes_tokenizer):
     assert numbers["train_bytes"] == token_bytes[rows[:]].sum()
 
 
-def test_a_shard_that_fills_no_row_is_refused(tmp_path, bytes_tokenizer):
+def test_a_validation_shard_or_all_training_shards_that_fill_no_row_are_refused(tmp_path, bytes_tokenizer):
+    stage = pipeline.Tokenize(sequence_len=64)
     place = place_for(tmp_path, bytes_tokenizer, lay_text(tmp_path / "text", ["short"]), "out")
-    with pytest.raises(ValueError, match=r"tokenize.sequence_len = 64: the 1 documents of part 1 do not fill one row"):
-        tokenize_shard(pipeline.Tokenize(sequence_len=64), place)
+    with pytest.raises(
+        ValueError, match=r"sequence_len = 64: the 1 documents of the validation shard do not fill one row"
+    ):
+        tokenize_shard(stage, dataclasses.replace(place, part=0))
+    assert tokenize_shard(stage, place)["rows"] == 0  # another one may
+    parts = {"tokenize": (place.out, place.out)}
+    with pytest.raises(
+        ValueError, match=r"sequence_len = 64: the 1 documents of all training shards do not fill one row"
+    ):
+        gather(stage, dataclasses.replace(place, part=None, input_parts=parts))
+
+
+def test_empty_shards_among_others_are_rows_of_none(tmp_path, bytes_tokenizer):
+    stage, parts = pipeline.Tokenize(sequence_len=8), []
+    for name, texts in (("held", ["a text long enough"]), ("none", []), ("some", ["another text long enough"])):
+        place = place_for(tmp_path, bytes_tokenizer, lay_text(tmp_path / f"text-{name}", texts), name)
+        tokenize_shard(stage, place)
+        parts.append(place.out)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    gather(stage, dataclasses.replace(place, out=whole, part=None, input_parts={"tokenize": tuple(parts)}))
+    rows = Rows(whole, parts[1:])
+    assert len(rows) == len(Rows(whole, parts[2:])) > 0
+    assert (rows[:] == Rows(whole, parts[2:])[:]).all()
