@@ -115,7 +115,7 @@ def share(quick: bool) -> None:
 
 def waiting(quick: bool) -> None:
     """Settings of OpenMP's waiting, quiet and beside a busy process."""
-    found = waiting_threads.measure(3 if quick else 7, 2.0 if quick else 4.0, quick)
+    found = waiting_threads.measure(3 if quick else 5, 2.0 if quick else 3.0, quick)
     first = next(iter(found.values()))[0]
     print(f"{'':36s}     quiet            beside one busy process")
     for name, (quiet, beside) in found.items():

@@ -80,7 +80,11 @@ def _merged(messages: Sequence[Message]) -> list[Message]:
     for index, message in enumerate(messages):
         _check(index, message)
     merged = list(messages)
-    if messages[0]["role"] == "system":
+    if messages[0]["role"] == "system" and isinstance(said := messages[0]["content"], str) and not said.strip():
+        if len(messages) == 1:
+            raise _wrong(0, "system", "says nothing, and nothing follows it")
+        merged = list(messages[1:])  # says nothing
+    elif messages[0]["role"] == "system":
         if len(messages) == 1 or messages[1]["role"] != "user":
             raise _wrong(0, "system", "must be followed by a message of the user, which it becomes a part of")
         merged = [{"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}, *messages[2:]]

@@ -7,13 +7,14 @@ here: tokens, models and answers (nanochat/core.py). Standard library only, so t
 
 from __future__ import annotations
 
-import json
+import codecs
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat import json_lines
 from nanochat.stage import unknown
 
 META = "core_meta.json"
@@ -53,7 +54,11 @@ def load_tasks(bundle: str, wanted: str) -> list[CoreTask]:
             f"base_eval.core_data = {bundle!r}: there is no {META}, and base_eval.core = {wanted!r} needs it; "
             "give the folder of the CORE bundle"
         )
-    tasks = {line["label"]: _task(line, meta) for line in json.loads(meta.read_text(encoding="utf-8"))}
+    lines = json_lines.parsed(meta.read_bytes().removeprefix(codecs.BOM_UTF8), str(meta))
+    if not isinstance(lines, list):
+        raise ValueError(f"{meta}: needs a list of tasks, found {type(lines).__name__}")
+    read = [_task(line, f"{meta}, task {number}", meta) for number, line in enumerate(lines)]
+    tasks = {task.label: task for task in read}
     labels = list(tasks) if labels == ["all"] else labels
     for label in labels:
         if label not in tasks:
@@ -65,18 +70,33 @@ def load_tasks(bundle: str, wanted: str) -> list[CoreTask]:
     return [task for label, task in tasks.items() if label in labels]
 
 
-def _task(line: dict[str, Any], meta: Path) -> CoreTask:
-    label, kind, shots = line["label"], line["icl_task_type"], line["num_fewshot"]
+def _task(line: Any, where: str, meta: Path) -> CoreTask:
+    if not isinstance(line, dict):
+        raise ValueError(f"{where}: needs an object, found {type(line).__name__}")
+    label, kind = json_lines.text(line, "label", where), json_lines.text(line, "icl_task_type", where)
     if kind not in KEYS:
         raise ValueError(f"{meta}, task {label!r}: {unknown('task type', kind, KEYS)}")
-    return CoreTask(
-        label=label,
-        path=meta.parent / line["file"],
-        kind=kind,
-        shots=shots[0] if isinstance(shots, list) else shots,
-        delimiter=line["continuation_delimiter"],
-        baseline=line["random_baseline"] / 100,
-    )
+    shots, baseline = line.get("num_fewshot"), line.get("random_baseline")
+    shots = shots[0] if isinstance(shots, list) and shots else shots
+    if type(shots) is not int or shots < 0:
+        raise ValueError(f"{meta}, task {label!r}: num_fewshot = {shots!r}: needs a number, or a list of one")
+    if type(baseline) not in (int, float) or not 0 <= baseline < 100:
+        raise ValueError(f"{meta}, task {label!r}: random_baseline = {baseline!r}: needs a percentage below 100")
+    delimiter = json_lines.text(line, "continuation_delimiter", where, may_be_empty=True)
+    return CoreTask(label, meta.parent / json_lines.text(line, "file", where), kind, shots, delimiter, baseline / 100)
+
+
+def _check(kind: str, row: dict[str, Any], where: str) -> None:
+    """ValueError, where an example is not what its kind of task asks."""
+    if missing := KEYS[kind] - set(row):
+        raise ValueError(f"{where}: no {', '.join(sorted(missing))}, which a {kind} task needs")
+    if kind == "language_modeling":
+        json_lines.text(row, "context", where, may_be_empty=True)
+        json_lines.text(row, "continuation", where)
+        return
+    options = "choices" if kind == "multiple_choice" else "context_options"
+    json_lines.text(row, "query" if kind == "multiple_choice" else "continuation", where)
+    json_lines.index(row, "gold", where, len(json_lines.texts(row, options, where)))
 
 
 def load_examples(task: CoreTask, limit: int) -> list[dict[str, Any]]:
@@ -86,12 +106,9 @@ def load_examples(task: CoreTask, limit: int) -> list[dict[str, Any]]:
         ValueError: a line is not what the kind of task needs, or there are too few for the shots.
     """
     examples = []
-    with task.path.open(encoding="utf-8") as file:  # not splitlines(), which also cuts at U+2028, a part of the text
-        for number, line in enumerate(file, start=1):
-            examples.append(json.loads(line))
-            if missing := KEYS[task.kind] - set(examples[-1]):
-                what = ", ".join(sorted(missing))
-                raise ValueError(f"{task.path}, line {number}: no {what}, which a {task.kind} task needs")
+    for where, row in json_lines.read(task.path):
+        _check(task.kind, row, where)
+        examples.append(row)
     if len(examples) <= task.shots:
         raise ValueError(
             f"{task.path}: {len(examples)} examples are too few for {task.shots} shots; leave {task.label!r} out"

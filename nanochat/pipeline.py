@@ -268,7 +268,7 @@ class ChatEval(Stage, abstract=True):
         return chat_eval(self, place)
 
 
-class ChatEvalMid(ChatEval, takes=(Midtrain, TaskData), makes=SCORE_FILES, on="gpu"):
+class ChatEvalMid(ChatEval, takes=(Midtrain, TaskData), makes=SCORE_FILES, on="gpu", version=2):
     """Asks the midtrained model held-out problems."""
 
 
@@ -281,7 +281,7 @@ class Sft(Chat, takes=(Midtrain, TaskData), makes=MODEL_FILES, on="gpu"):
         return sft(self, place)
 
 
-class ChatEvalSft(ChatEval, takes=(Sft, TaskData), makes=SCORE_FILES, on="gpu"):
+class ChatEvalSft(ChatEval, takes=(Sft, TaskData), makes=SCORE_FILES, on="gpu", version=2):
     """Asks the finetuned model held-out problems."""
 
 
@@ -301,7 +301,7 @@ class Rl(Trained, takes=(Sft, TaskData), makes=MODEL_FILES, on="gpu"):
         return rl(self, place)
 
 
-class ChatEvalRl(ChatEval, takes=(Rl, TaskData), makes=SCORE_FILES, on="gpu"):
+class ChatEvalRl(ChatEval, takes=(Rl, TaskData), makes=SCORE_FILES, on="gpu", version=2):
     """Asks the model after reinforcement learning held-out problems."""
 
 

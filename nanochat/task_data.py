@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanochat import json_lines
 from nanochat.stage import Place, unknown
 from nanochat.tasks.from_file import FromFile
 from nanochat.tasks.task import TASKS
@@ -110,12 +111,7 @@ def _local(source: str, name: str, split: str, origin: Origin) -> Rows:
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         raise ValueError(f"task_data.source = {source!r}: there is no {' or '.join(path.name for path in candidates)}")
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield f"{path}, line {number}", json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+    yield from json_lines.read(path)
 
 
 def _published(origin: Origin) -> Rows:

@@ -16,10 +16,12 @@ class Arc(MultipleChoice):
         choices, key = row.get("choices"), row.get("answerKey")
         if not isinstance(choices, dict) or not {"text", "label"} <= set(choices):
             raise ValueError(f"choices = {choices!r}: needs text and label")
-        labels = list(choices["label"])  # letters, in some rows digits
+        labels = choices["label"]  # letters, in some rows digits
+        if not isinstance(labels, list) or not isinstance(choices["text"], list) or len(labels) != len(choices["text"]):
+            raise ValueError(f"choices = {choices!r}: needs as many labels as texts")
         if key not in labels:
             raise ValueError(f"answerKey = {key!r}: needs one of the labels {', '.join(map(str, labels))}")
-        return choice_row(row.get("question"), list(choices["text"]), labels.index(key))
+        return choice_row(row.get("question"), choices["text"], labels.index(key))
 
 
 class ArcEasy(Arc):

@@ -1,7 +1,7 @@
 """GSM8K (arXiv:2110.14168): word problems of primary school, with calculator calls written into the answers.
 
 `<<48/2=24>>` in an answer becomes a tool call and its output; the answer ends with `#### 72`. Promises: numbers are
-compared as numbers, so that 72, 72.0 and $72 are equal, and the last `####` counts. Not here: fetching
+compared as numbers, so that 72, 72.0, $72 and **72** are equal, and the last `####` counts. Not here: fetching
 (nanochat/task_data.py), the calculator. Standard library only.
 """
 
@@ -9,11 +9,12 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from nanochat.tasks.answers import leading_number
 from nanochat.tasks.from_file import FromFile, text_of
 from nanochat.tasks.task import dialogue
 
 CALL = re.compile(r"<<([^<>]*)>>")
-FINAL = re.compile(r"####\s*(-?)\s*\$?\s*(-?[\d,]*\.?\d+)")
+MARK = "####"
 
 
 class Gsm8k(FromFile):
@@ -38,17 +39,22 @@ class Gsm8k(FromFile):
 
 
 def final_number(text: str) -> Decimal | None:
-    """The number after the last `####`; None where there is none."""
-    found = FINAL.findall(text)
-    return Decimal("".join(found[-1]).replace("--", "-").replace(",", "")) if found else None
+    """The number after the last `####` that has one; None where none has."""
+    numbers = [leading_number(after) for after in text.split(MARK)[1:]]
+    return next((number for number in reversed(numbers) if number is not None), None)
 
 
 def parts(answer: str) -> list[dict[str, str]]:
-    """The answer as text, calculator calls and their outputs."""
+    """The answer as text, calculator calls and their outputs.
+
+    A mark without a calculation (`<<24>>`, `<<=24>>`) is left out: the text goes on with the number.
+    """
     made: list[dict[str, str]] = []
     for number, piece in enumerate(CALL.split(answer)):  # text and call in turn
         if number % 2:
-            expression, _, result = piece.rpartition("=")
+            expression, result = piece.partition("=")[0].strip(), piece.rpartition("=")[2].strip()
+            if "=" not in piece or not expression or not result:
+                continue
             made += [{"type": "python", "text": expression}, {"type": "python_output", "text": result}]
         elif piece:
             made.append({"type": "text", "text": piece})

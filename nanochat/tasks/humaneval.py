@@ -8,10 +8,10 @@ import re
 from typing import Any, ClassVar
 
 from nanochat import sandbox
+from nanochat.tasks.answers import code_of, indented
 from nanochat.tasks.from_file import FromFile, text_of
 from nanochat.tasks.task import Split, dialogue
 
-FENCE = re.compile(r"```(?:python)?\s*\n(.*?)(?:```|\Z)", re.DOTALL)
 EMPTY_BODY = (
     "\n    pass\n\n"  # makes the prompt, which ends within a function, a program with all its helpers and imports
 )
@@ -44,7 +44,6 @@ class HumanEval(FromFile):
 
 def program(row: dict[str, Any], completion: str) -> str:
     """The answer as a program: its own function after the prompt's imports and helpers, or what the prompt began."""
-    fenced = FENCE.search(completion)
-    code = fenced[1] if fenced else completion
+    code = code_of(completion, row["entry_point"])
     own = re.search(rf"^def {re.escape(row['entry_point'])}\(", code, re.MULTILINE)
-    return row["prompt"] + (EMPTY_BODY if own else "") + code
+    return row["prompt"] + (EMPTY_BODY + code if own else indented(code))

@@ -16,5 +16,6 @@ class Mmlu(MultipleChoice):
 
     @classmethod
     def normalise(cls, row: dict[str, Any]) -> dict[str, Any]:
-        row = row["train"] if set(row) == {"train"} else row  # the auxiliary set wraps every row once more
+        if set(row) == {"train"} and isinstance(row["train"], dict):  # the auxiliary set wraps every row once more
+            row = row["train"]
         return choice_row(row.get("question"), row.get("choices"), row.get("answer"))

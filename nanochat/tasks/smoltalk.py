@@ -19,6 +19,8 @@ class SmolTalk(FromFile):
         messages = row.get("messages")
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise ValueError("messages: needs a list of objects with role and content")
+        if messages and messages[0].get("role") == "system" and messages[0].get("content") in ("", None):
+            messages = messages[1:]  # says nothing
         kept = [text_of(message, "role", "content") for message in messages]
         spoken = kept[1:] if kept and kept[0]["role"] == "system" else kept
         roles = [message["role"] for message in spoken]

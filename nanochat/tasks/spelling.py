@@ -5,6 +5,7 @@ spaces, which makes each one token. Training covers every word that is not held 
 piece is met in many surroundings. Not here: the words (nanochat/tasks/words.py). Standard library only.
 """
 
+import re
 from typing import Any
 
 from nanochat.tasks.task import Task, dialogue
@@ -51,7 +52,8 @@ class Spelling(Task):
         return word if fragment in words("test") else fragment
 
     def correct(self, index: int, completion: str) -> bool:
-        return completion.strip().rstrip(".").lower().split() == list(self.word(index))
+        letters = re.split(r"[\s,.\-\u2013*_`'\"]+", completion.lower())
+        return [letter for letter in letters if letter] == list(self.word(index))
 
 
 def spelled(word: str) -> str:

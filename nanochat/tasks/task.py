@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from nanochat.tasks.answers import plain
+
 Split = Literal["train", "test"]
 TASKS: dict[str, type[Task]] = {}
 
@@ -94,5 +96,5 @@ def dialogue(question: str, answer: str | list[dict[str, str]]) -> dict[str, Any
 
 def last_number(text: str) -> str | None:
     """The last number in `text`, without thousands separators; None where there is none."""
-    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    numbers = re.findall(r"-?[0-9][0-9,]*(?:\.[0-9]+)?", plain(text))
     return numbers[-1].replace(",", "") if numbers else None

@@ -1,0 +1,304 @@
+"""Answers are judged by what they say and not by what they are wrapped in; rows of others are read or refused by line."""
+
+import json
+import random
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat import json_lines, sandbox
+from nanochat.conversation import render_prompt
+from nanochat.core_questions import KEYS, META, CoreTask, load_examples, load_tasks
+from nanochat.pipeline import TaskData
+from nanochat.task_data import Origin, fetch
+from nanochat.tasks.answers import code_of, leading_number
+from nanochat.tasks.arithmetic import Arithmetic
+from nanochat.tasks.gsm8k import final_number, parts
+from nanochat.tasks.humaneval import program
+from nanochat.tasks.smoltalk import SmolTalk
+from nanochat.tasks.spelling import Spelling
+from nanochat.tokenizer import Tokenizer
+
+PROMPT = 'from typing import List\n\n\ndef double(x: int) -> int:\n    """Twice x."""\n'
+ROW = {
+    "task_id": "t/0", "prompt": PROMPT, "entry_point": "double", "canonical_solution": "    return 2 * x\n",
+    "test": "def check(candidate):\n    assert candidate(3) == 6\n",
+}  # fmt: skip
+FUNCTION = "def double(x: int) -> int:\n    y = 2 * x\n    return y\n"
+BODY = "    y = 2 * x\n    return y\n"
+IN_A_LIST = "".join(f"   {line}\n" for line in f"```python\n{FUNCTION}```".split("\n"))
+WRAPPINGS = {
+    "the rest of the function": BODY,
+    "the rest, then a closing fence alone": f"{BODY}```",
+    "the rest, a closing fence and prose": f"{BODY}```\nThis doubles x.",
+    "the rest in a fence": f"```python\n{BODY}```",
+    "the rest in a fence, from the margin": "```python\ny = 2 * x\nreturn y\n```",
+    "the function": FUNCTION,
+    "the function with a closing fence alone": f"{FUNCTION}```",
+    "the function with a closing fence and prose": f"{FUNCTION}```\n\nIt works because of arithmetic.",
+    "the whole program": PROMPT + BODY,
+    "fence": f"```\n{FUNCTION}```",
+    "python": f"```python\n{FUNCTION}```",
+    "py": f"```py\n{FUNCTION}```",
+    "python3": f"```python3\n{FUNCTION}```",
+    "Python": f"```Python\n{FUNCTION}```",
+    "a blank before the language": f"``` python\n{FUNCTION}```",
+    "more after the language": f'```python title="double.py"\n{FUNCTION}```',
+    "tildes": f"~~~\n{FUNCTION}~~~",
+    "tildes with a language": f"~~~python\n{FUNCTION}~~~",
+    "four backticks": f"````python\n{FUNCTION}````",
+    "an open fence": f"```python\n{FUNCTION}",
+    "a fence that ends on the last line": f"```python\n{FUNCTION.rstrip()}```",
+    "prose before": f"Here you are:\n\n```python\n{FUNCTION}```",
+    "prose before and after": f"Sure!\n```python\n{FUNCTION}```\nHope it helps.",
+    "prose without a fence": f"Here is the function:\n\n{FUNCTION}\nIt doubles x.",
+    "imports and prose without a fence": f"Sure:\nimport math\n\n{FUNCTION}",
+    "an example first": f"```python\n>>> double(3)\n6\n```\nSo:\n```python\n{FUNCTION}```",
+    "a call first": f"```python\nprint(double(3))\n```\nThe function:\n```python\n{FUNCTION}```",
+    "a shell block first": f"```bash\npip install nothing\n```\n```python\n{FUNCTION}```",
+    "output after": f"```python\n{FUNCTION}```\nOutput:\n```\n6\n```",
+    "a test after": f"```python\n{FUNCTION}```\n```python\ndef test_double():\n    assert double(1) == 2\n```",
+    "in a list": f"1. The function:\n\n{IN_A_LIST}\n2. Done.",
+    "windows line ends": f"```python\n{FUNCTION}```".replace("\n", "\r\n"),
+    "a helper and the function": f"```python\ndef help(x):\n    return x\n\n\n{FUNCTION}```",
+    "a first draft": "```python\ndef double(x):\n    return x\n```\nNo:\n```python\n" + FUNCTION + "```",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_a_right_program_is_right_in_any_wrapping_and_a_wrong_one_wrong(wrapping):
+    answer = WRAPPINGS[wrapping]
+    for said, right in ((answer, True), (answer.replace("2 * x", "3 * x"), False)):
+        names: dict[str, object] = {}
+        exec(program(ROW, said), names)  # written in this file, not by a model
+        assert (names["double"](3) == 6) is right, program(ROW, said)
+
+
+@pytest.mark.parametrize(
+    "wrapping", ["python", "in a list", "the rest, then a closing fence alone", "an example first"]
+)
+def test_the_sandbox_says_the_same(wrapping):
+    if sandbox.unavailable():
+        pytest.skip("no sandbox here")
+    tests = PROMPT + "\n    pass\n\n" + ROW["test"]
+    for said, outcome in ((WRAPPINGS[wrapping], True), (WRAPPINGS[wrapping].replace("2 * x", "3 * x"), False)):
+        assert (sandbox.passes(program(ROW, said), "double", tests).outcome == "finished") is outcome
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "I cannot do that.", "```\n```", "```python\nclass A:\n    def double(x): ...\n```"]
+)
+def test_an_answer_without_the_function_is_no_function(answer):
+    assert "def double(" not in code_of(answer, "double").replace("    def double", "")
+
+
+FORMS = [
+    "{n}", "{n:,}", "{n}.0", "{n}.", "${n:,}", "$ {n}", "£{n}", "€{n:,}", "**{n}**", "**{n:,}**", "*{n}*", "`{n}`", "_{n}_",
+    "\\boxed{{{n}}}", "$\\boxed{{{n:,}}}$", "\\({n}\\)", "\\${n:,}.00", "{n} dollars", "{n}%", "  {n}", "\n{n}",
+]  # fmt: skip
+SPACES = [" ", "\u00a0", "\u202f", "\u2009", "{,}", "\\,", "'"]
+
+
+@given(st.integers(-(10**9), 10**9), st.sampled_from(FORMS), st.sampled_from(["", *SPACES]), st.booleans())
+def test_a_number_reads_the_same_in_any_form(number, form, separator, typographic):
+    said = form.format(n=number)
+    said = said.replace(",", separator) if separator and "{n:,}" in form else said
+    said = said.replace("-", "\N{MINUS SIGN}") if typographic else said
+    assert leading_number(said) == number, said
+    assert final_number(f"So it is 7.\n#### {said}") == number
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("#### 1{,}234", 1234), ("#### 1 234", 1234), ("#### 12 345 678", 12345678), ("#### 7 2", 7), ("#### 1234 5", 1234),
+        ("#### -$5", -5), ("#### $-5", -5), ("#### \u22125", -5), ("#### .5", Decimal("0.5")), ("#### 3.50", Decimal("3.5")),
+        ("#### x", None), ("72", None), ("#### 3\n#### ?", 3), ("####", None), ("#### seventy 2", None), ("#### 1,23", 123),
+    ],
+)  # fmt: skip
+def test_what_a_person_would_read(said, number):
+    assert final_number(said) == number
+
+
+def test_the_generated_tasks_read_as_people_do():
+    task = Spelling("test")
+    word = task.word(0)
+    for said in (" ".join(word), "-".join(word), ", ".join(word.upper()) + ".", f"**{' '.join(word)}**"):
+        assert task.correct(0, said), said
+    for said in (word, " ".join(word[:-1]), " ".join(word) + " s", ""):
+        assert not task.correct(0, said), said
+    sums = Arithmetic("test")
+    result = next(int(each["text"].split()[-1].rstrip(".")) for each in [{"text": f"That makes {_result(sums)}."}])
+    for said in (f"**{result}**", f"That makes {result:,}.", f"\\boxed{{{result}}}"):
+        assert sums.correct(0, said), said
+    assert not sums.correct(0, str(result + 1))
+
+
+def _result(task):
+    a, sign, b = task.problem(0)
+    return {"+": a + b, "-": a - b, "*": a * b}[sign]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("It is <<24>>24.\n#### 24", "It is 24.\n#### 24"), ("<<=24>>24", "24"), ("<<>>x", "x"), ("<<24=>>24", "24"),
+        ("a << b", "a << b"), ("<<1+1=2", "<<1+1=2"),
+    ],
+)  # fmt: skip
+def test_a_mark_without_a_calculation_is_no_tool_call(answer, text):
+    made = parts(answer)
+    assert all(part["type"] == "text" for part in made)
+    assert "".join(part["text"] for part in made) == text
+
+
+def test_a_chain_of_equations_is_one_call():
+    assert parts("<<2*3=6=6>>6")[:2] == [{"type": "python", "text": "2*3"}, {"type": "python_output", "text": "6"}]
+
+
+def test_an_empty_system_message_says_nothing():
+    tokenizer = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
+    plain = [{"role": "user", "content": "hi"}]
+    for content in ("", " \n"):
+        assert render_prompt(tokenizer, [{"role": "system", "content": content}, *plain]) == render_prompt(
+            tokenizer, plain
+        )
+    with pytest.raises(ValueError, match=r"message 0 \(system\)"):
+        render_prompt(tokenizer, [{"role": "system", "content": ""}])
+    messages = [*plain, {"role": "assistant", "content": "yo"}]
+    assert SmolTalk.normalise({"messages": [{"role": "system", "content": ""}, *messages]}) == {"messages": messages}
+
+
+GOOD = {
+    "multiple_choice": {"query": "q", "choices": ["a", "b"], "gold": 1},
+    "schema": {"context_options": ["a", "b"], "continuation": "c", "gold": 0},
+    "language_modeling": {"context": "a", "continuation": "b"},
+}
+
+
+def examples_of(folder, kind, content, shots=0):
+    path = folder / "task.jsonl"
+    path.write_bytes(content)
+    return load_examples(CoreTask("task", path, kind, shots, " ", 0.0), 100)
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_blank_lines_and_a_mark_at_the_beginning_are_passed_over(tmp_path, kind):
+    line = json.dumps({**GOOD[kind], "note": "a\u2028b"}, ensure_ascii=False).encode()
+    read = examples_of(tmp_path, kind, b"\xef\xbb\xbf" + line + b"\n\n  \r\n" + line)
+    assert read == [{**GOOD[kind], "note": "a\u2028b"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "said"),
+    [
+        ("multiple_choice", {"gold": 7}, "gold = 7: needs the number of one of 2"),
+        ("multiple_choice", {"gold": -1}, "gold = -1"), ("multiple_choice", {"gold": True}, "gold = True"),
+        ("multiple_choice", {"gold": "1"}, "gold = '1'"), ("multiple_choice", {"choices": []}, r"choices = \[\]"),
+        ("multiple_choice", {"choices": ["a", 2]}, "needs a list of at least 2 texts"),
+        ("multiple_choice", {"choices": "ab"}, "choices = 'ab'"), ("multiple_choice", {"query": None}, "query = None"),
+        ("schema", {"context_options": ["a"]}, "context_options"), ("schema", {"gold": 2}, "gold = 2"),
+        ("language_modeling", {"continuation": ""}, "continuation = '': needs a text"),
+        ("language_modeling", {"context": 5}, "context = 5"),
+        ("language_modeling", {"context": "\ud83d"}, "half of a character"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_asked_is_refused_by_line(tmp_path, kind, change, said):
+    good, bad = json.dumps(GOOD[kind]), json.dumps({**GOOD[kind], **change})
+    with pytest.raises(ValueError, match=rf"task\.jsonl, line 3: .*{said}"):
+        examples_of(tmp_path, kind, f"{good}\n\n{bad}\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe{}", "is not UTF-8"), (b"{", "not JSON"), (b'{"a": NaN}', "NaN is no number"), (b"[1]", "needs an object"),
+        (b"\0", "not JSON"), (b"[" * 100_000, "nested too deeply|not JSON"), (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
+    ],
+)  # fmt: skip
+def test_what_is_no_row_is_refused_by_line(tmp_path, content, said):
+    (tmp_path / "rows").write_bytes(b"{}\n" + content)
+    with pytest.raises(ValueError, match=f"rows, line 2: .*({said})"):
+        list(json_lines.read(tmp_path / "rows"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 10**6), kind=st.sampled_from(sorted(KEYS)))
+def test_a_changed_line_is_read_or_refused_by_its_number(tmp_path_factory, seed, kind):
+    dice, line = random.Random(seed), bytearray(json.dumps(GOOD[kind]).encode())
+    for _ in range(dice.randint(1, 3)):
+        at = dice.randrange(len(line))
+        line[at : at + dice.randint(0, 2)] = dice.randbytes(dice.randint(0, 2)).replace(b"\n", b" ")
+    good = json.dumps(GOOD[kind]).encode()
+    try:
+        read = examples_of(tmp_path_factory.mktemp("rows"), kind, good + b"\n" + bytes(line) + b"\n" + good)
+    except ValueError as error:
+        assert "line 2" in str(error)  # noqa: PT017
+    else:
+        assert 2 <= len(read) <= 3
+        for row in read:
+            options = row.get("choices") or row.get("context_options")
+            assert kind == "language_modeling" or 0 <= row["gold"] < len(options)
+
+
+TASK = {"label": "t", "file": "t.jsonl", "icl_task_type": "schema", "num_fewshot": [0], "continuation_delimiter": " ", "random_baseline": 50}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ("{}", "needs a list of tasks"), ("[1]", "task 0: needs an object"), ("[", "not JSON"), (b"\xff", "is not UTF-8"),
+        ([{**TASK, "label": 3}], "task 0: label = 3"), ([{**TASK, "num_fewshot": []}], r"num_fewshot = \[\]"),
+        ([{**TASK, "num_fewshot": "2"}], "num_fewshot = '2'"), ([{**TASK, "random_baseline": 100}], "random_baseline = 100"),
+        ([{**TASK, "continuation_delimiter": None}], "continuation_delimiter = None"), ([{**TASK, "file": None}], "file = None"),
+        ([{**TASK, "icl_task_type": "other"}], "unknown task type 'other'"),
+    ],
+)  # fmt: skip
+def test_the_list_of_core_tasks_is_checked(tmp_path, meta, said):
+    content = meta if isinstance(meta, bytes) else (meta if isinstance(meta, str) else json.dumps(meta)).encode()
+    (tmp_path / META).write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        load_tasks(str(tmp_path), "all")
+
+
+ROWS = {
+    "mmlu": {"question": "q", "choices": ["a", "b"], "answer": 1},
+    "arc_easy": {"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"},
+    "gsm8k": {"question": "q", "answer": "#### 1"},
+    "smoltalk": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    "humaneval": ROW,
+}  # fmt: skip
+ODD = [
+    None,
+    5,
+    "",
+    [],
+    {},
+    [None],
+    "\ud83d",
+    {"text": 5, "label": 5},
+    {"text": ["a"], "label": ["A", "B"]},
+    True,
+    [[1]],
+    {"a": 1},
+]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_of_a_task_with_anything_odd_in_it_is_read_or_refused_by_line(tmp_path, name):
+    from nanochat.metrics import Metrics
+    from nanochat.stage import Place
+
+    origins = {name: {"test": Origin("", None, "test")}}
+    (tmp_path / "out").mkdir()
+    place = Place({}, {}, tmp_path / "out", tmp_path / "work", Metrics(None))
+    for key in ROWS[name]:
+        for odd in ODD:
+            lines = [ROWS[name], {**ROWS[name], key: odd}]
+            (tmp_path / f"{name}_test.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+            try:
+                fetch(TaskData(tasks=name, source=str(tmp_path)), place, origins)
+            except ValueError as error:
+                assert f"{name}_test.jsonl, line 2: " in str(error)  # noqa: PT017
