@@ -84,13 +84,15 @@ def run_once(name: str, cell: Cell, text: Path, timeout_s: float) -> dict:
     command = [sys.executable, "-m", "benchmarks.bpe_run", json.dumps(task | {"result": str(result)})]
     env = os.environ | {"RAYON_NUM_THREADS": str(cell.threads), "TOKENIZERS_PARALLELISM": "true"}
     try:
-        subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=timeout_s)
+        subprocess.run(
+            command, env=env, capture_output=True, text=True, check=True, timeout=timeout_s, encoding="utf-8"
+        )
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"stopped after {timeout_s:g} s") from error
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
         raise RuntimeError(f"failed: {said[-1]}") from error
-    return json.loads(result.read_text())
+    return json.loads(result.read_text(encoding="utf-8"))
 
 
 def run_cell(cell: Cell, names: list[str], text: Path, options: argparse.Namespace) -> None:
@@ -132,7 +134,7 @@ def chosen(options: argparse.Namespace) -> list[str]:
 
 def machine(names: list[str]) -> dict:
     """What the figures depend on besides the text."""
-    cpu_lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu_lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     modules = {CONTENDERS[name].module for name in names}
     return {
         "cpu": next((line.split(": ")[1] for line in cpu_lines if line.startswith("model name")), platform.machine()),
@@ -187,7 +189,9 @@ def main() -> None:
                 print(table(cell.title, cell.runs, cell.failed), flush=True)
                 cells.append(asdict(cell))
                 if options.json:
-                    options.json.write_text(json.dumps({"machine": about, "cells": cells}, indent=1) + "\n")
+                    options.json.write_text(
+                        json.dumps({"machine": about, "cells": cells}, indent=1) + "\n", encoding="utf-8"
+                    )
             text.unlink()
     print(overview(cells))
     print(NOTES)

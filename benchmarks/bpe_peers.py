@@ -160,9 +160,9 @@ class Gigatoken(Trainer):
                 os.dup2(stderr, 2)
                 os.close(stderr)
             said.seek(0)
-            found = re.search(r"Pretokenization took ([\d.]+)(s|ms|µs)", said.read().decode(errors="replace"))
+            found = re.search(r"Pretokenization took ([\d.]+)(s|ms|\u00b5s)", said.read().decode(errors="replace"))
         if found:
-            self.counting_s = float(found[1]) * {"s": 1, "ms": 1e-3, "µs": 1e-6}[found[2]]
+            self.counting_s = float(found[1]) * {"s": 1, "ms": 1e-3, "\u00b5s": 1e-6}[found[2]]
 
     def tokens(self) -> list[bytes]:
         return [self.vocabulary[token_id] for token_id in range(len(self.vocabulary))]

@@ -40,7 +40,7 @@ def read_texts(file: Path) -> Iterator[str]:
 
 
 def resident_kb(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
@@ -49,7 +49,7 @@ def reset_peak() -> bool:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return False
     return True
@@ -58,7 +58,7 @@ def reset_peak() -> bool:
 def busy_seconds(cpus: list[int]) -> float:
     """Seconds in which these CPUs have not been idle since the machine started, those a hypervisor took included."""
     names, ticks = {f"cpu{cpu}" for cpu in cpus}, 0
-    for line in Path("/proc/stat").read_text().splitlines():
+    for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines():
         name, *fields = line.split()
         if name in names:
             user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
@@ -102,7 +102,7 @@ def measure(contender: str, file: Path, vocab_size: int, threads: int) -> dict:
 def main() -> None:
     task = json.loads(sys.argv[1])
     run = measure(task["contender"], Path(task["text"]), task["vocab_size"], task["threads"])
-    Path(task["result"]).write_text(json.dumps(run))
+    Path(task["result"]).write_text(json.dumps(run), encoding="utf-8")
 
 
 if __name__ == "__main__":

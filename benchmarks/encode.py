@@ -117,7 +117,7 @@ def pairs_of(tokens: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
 
 def run_one(job: Path, name: str, way: str) -> None:
     """One run in this process: seconds of each pass, tokens, and a digest of the ids of the first texts."""
-    task = json.loads(job.read_text())
+    task = json.loads(job.read_text(encoding="utf-8"))
     tokens = [b64decode(token) for token in task["tokens"]]
     texts = task["texts"][: task["few"]] if name == "tokenizers" else task["texts"]
     threads = WAYS[way]
@@ -151,7 +151,7 @@ def run_all(job: Path, names: list[str], repeats: int) -> None:
                 if turn and name == "tokenizers":
                     continue
                 command = [sys.executable, "-m", "benchmarks.encode", "--run", str(job), name, way]
-                done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+                done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, encoding="utf-8")
                 if done.returncode:
                     print(f"{way}: {name} failed: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
                 else:
@@ -218,7 +218,7 @@ def prepare(options: argparse.Namespace, job: Path) -> None:
     size = sum(len(text.encode()) for text in texts)
     few = len(first(texts, size / 1e6 / SLOW_SHARE))
     task = {"tokens": [b64encode(token).decode() for token in tokens], "texts": texts, "pattern": pattern, "few": few}
-    job.write_text(json.dumps(task))
+    job.write_text(json.dumps(task), encoding="utf-8")
     learnt = sum(len(text.encode()) for text in train) / 1e6
     print(f"{len(tokens)} tokens learnt from {learnt:.1f} MB; {len(texts)} documents of {size / 1e6:.1f} MB encoded\n")
 

@@ -151,7 +151,7 @@ class Cache:
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        with (self.root / "artifacts.lock").open("w") as file:
+        with (self.root / "artifacts.lock").open("w", encoding="utf-8") as file:
             fcntl.flock(file, how)
             yield
 
@@ -159,7 +159,7 @@ class Cache:
 @contextmanager
 def _alone(lock: Path) -> Iterator[bool]:
     """Whether no living process holds this artifact."""
-    with lock.open("r+") as file:
+    with lock.open("r+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

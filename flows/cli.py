@@ -123,7 +123,7 @@ def _show(args: argparse.Namespace, steps: list[Any], store: Store) -> int:
         command += ["--prompt", question]
     status = subprocess.run(command, env=launch.child_environment(), check=False).returncode
     report = store.fetch(addresses["report"]) / "report.md"
-    print(f"\n{report.read_text().strip()}\n\nArtifacts in {redacted(store.uri)}:")
+    print(f"\n{report.read_text(encoding='utf-8').strip()}\n\nArtifacts in {redacted(store.uri)}:")
     for step in steps:
         print(f"  {step.address}")
     print(f"\nTo look at this run in Prefect and MLflow:\n\n  {sys.argv[0]} ui\n")

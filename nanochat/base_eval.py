@@ -59,7 +59,7 @@ def base_eval(stage: BaseEval, place: Place) -> dict[str, float]:
     if results:
         metrics |= {"core": scores.mean_centered(results.values()), "core_tasks": float(len(results))}
         asked["core"] = digests
-    (place.out / "samples.md").write_text(_samples(model, tokenizer, used[0].tolist()))
+    (place.out / "samples.md").write_text(_samples(model, tokenizer, used[0].tolist()), encoding="utf-8")
     note = f"CORE over {len(results)} of {NUM_TASKS} tasks, at most {stage.core_max_per_task} examples each"
     return scores.write(place.out, metrics, results, asked, note=note if results else "no CORE tasks were asked")
 

@@ -82,7 +82,7 @@ def chat_eval(stage: ChatEval, place: Place) -> dict[str, float]:
         },
         "decoding": {"temperature": stage.temperature, "max_new_tokens": stage.max_new_tokens},
     }
-    (place.out / "samples.md").write_text("\n".join(_samples(tasks, answers, not_run)) + "\n")
+    (place.out / "samples.md").write_text("\n".join(_samples(tasks, answers, not_run)) + "\n", encoding="utf-8")
     return scores.write(place.out, metrics, results, asked, not_run=not_run)
 
 

@@ -65,7 +65,7 @@ def read_model_json(directory: Path) -> dict[str, Any]:
     path = directory / MODEL_JSON
     if not path.is_file():
         raise ValueError(f"no model in {directory}: there is no {MODEL_JSON}")
-    facts = json.loads(path.read_text())
+    facts = json.loads(path.read_text(encoding="utf-8"))
     if (version := facts.get("architecture_version")) != ARCHITECTURE_VERSION:
         raise ValueError(
             f"{path}: architecture version {version}, this code computes version {ARCHITECTURE_VERSION}: "
@@ -83,7 +83,7 @@ class Checkpoint:
 
     def state(self) -> dict[str, Any]:
         """What the loop needs besides tensors."""
-        return json.loads((self.directory / STATE).read_text())
+        return json.loads((self.directory / STATE).read_text(encoding="utf-8"))
 
     def weights(self) -> dict[str, Tensor]:
         """Weights by name, on the CPU."""
@@ -154,7 +154,7 @@ def damage(directory: Path) -> str:
     if not manifest.is_file():
         return f"there is no {MANIFEST}"
     try:
-        files = json.loads(manifest.read_text())["files"]
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
     except (ValueError, KeyError, TypeError):
         return f"{MANIFEST} is no manifest"
     for name, facts in files.items():
@@ -188,7 +188,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     sync(path)
 
 

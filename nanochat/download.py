@@ -63,7 +63,7 @@ def download(stage: Download, place: Place) -> dict[str, float]:
         texts = parquet_texts(path, source.text_column, what, place)
     tally = write_texts(texts, place.out / "text.parquet", what, may_be_empty=place.part > 0)
     stats = dataclasses.asdict(tally)
-    (place.out / "stats.json").write_text(json.dumps(stats | facts))
+    (place.out / "stats.json").write_text(json.dumps(stats | facts), encoding="utf-8")
     (place.work / FETCHED).unlink(missing_ok=True)
     return {name: float(value) for name, value in stats.items()}
 
@@ -207,7 +207,7 @@ def gather(stage: Download, place: Place) -> dict[str, float]:
         shards = f"none of the {len(parts) - 1} training shards of {parse_source(stage).describe()}"
         raise ValueError(f"{shards} has any text: check download.url, text_column and num_shards")
     index = {"source": parse_source(stage).describe(), "parts": parts}
-    (place.out / "index.json").write_text(json.dumps(index, indent=1))
+    (place.out / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
     train = parts[1:]
     return {
         "train_documents": float(sum(part["documents"] for part in train)),

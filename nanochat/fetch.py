@@ -103,7 +103,7 @@ def _attempt(url: str, half: Path, timeout: float, progress: Progress) -> None:
     with web.opener(url).open(request, timeout=timeout) as response:
         start, total = _span(response, start, validator, half)
         facts = {"url": _fingerprint(url), "validator": _validator(response), "total": total}
-        _facts_path(half).write_text(json.dumps(facts))
+        _facts_path(half).write_text(json.dumps(facts), encoding="utf-8")
         with half.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()
@@ -132,7 +132,7 @@ def _facts_path(half: Path) -> Path:
 def _beginning(url: str, half: Path) -> tuple[int, str]:
     """Bytes at hand that can be continued, and the validator they came with; (0, "") to start anew."""
     try:
-        facts = json.loads(_facts_path(half).read_text())
+        facts = json.loads(_facts_path(half).read_text(encoding="utf-8"))
         size = half.stat().st_size
     except (FileNotFoundError, ValueError):
         return 0, ""

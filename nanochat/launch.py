@@ -220,4 +220,4 @@ def _tail(log: Path, lines: int = 5) -> str:
 def read_error(work: Path) -> dict[str, Any] | None:
     """What the failed process wrote about itself: the rank that failed first speaks."""
     reports = sorted(work.glob("error*.json"), key=lambda path: path.stat().st_mtime)
-    return json.loads(reports[0].read_text()) if reports else None
+    return json.loads(reports[0].read_text(encoding="utf-8")) if reports else None

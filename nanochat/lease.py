@@ -127,13 +127,13 @@ def _process() -> dict[str, Any]:
 
 def _boot_id() -> str:
     path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else ""
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def started_at(pid: int) -> str:
     """Start time of a process in clock ticks since boot (field 22 of /proc/PID/stat); empty where there is none."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     except (OSError, IndexError):
         return ""
     return "" if fields[0] in "ZX" else fields[19]  # a zombie does no more work

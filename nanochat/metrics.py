@@ -36,7 +36,7 @@ class Metrics:
     def _append(self, row: dict[str, Any]) -> None:
         if self.path is None:
             return
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def truncate(self, step: int) -> None:
@@ -45,7 +45,7 @@ class Metrics:
             return
         kept = [row for row in read(self.path) if row.get("step", 0) <= step]
         fresh = self.path.with_suffix(".fresh")
-        fresh.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        fresh.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         fresh.replace(self.path)
 
 

@@ -49,7 +49,7 @@ class PackedRows:
         fresh.mkdir(parents=True)
         np.save(fresh / "tokens.npy", self.tokens)
         np.save(fresh / "labels.npy", self.labels)
-        (fresh / "counts.json").write_text(json.dumps(dataclasses.asdict(self.counts)))
+        (fresh / "counts.json").write_text(json.dumps(dataclasses.asdict(self.counts)), encoding="utf-8")
         for path in (*fresh.iterdir(), fresh):
             sync(path)
         fresh.rename(directory)
@@ -59,7 +59,7 @@ class PackedRows:
     def load(cls, directory: Path) -> "PackedRows":
         """Memory-mapped rows, so that the processes of a node share one copy."""
         tokens, labels = (np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("tokens", "labels"))
-        return cls(tokens, labels, Counts(**json.loads((directory / "counts.json").read_text())))
+        return cls(tokens, labels, Counts(**json.loads((directory / "counts.json").read_text(encoding="utf-8"))))
 
 
 def pack(

@@ -28,7 +28,7 @@ def run_spec(path: Path) -> int:
     """Runs the stage that the spec describes; returns the exit code."""
     launch.die_with_parent()
     rank = int(os.environ.get("RANK", "0"))
-    spec = json.loads(path.read_text())
+    spec = json.loads(path.read_text(encoding="utf-8"))
     work, before = Path(spec["work"]), set(sys.modules)
     try:
         numbers = _run(spec, work, rank)
@@ -100,7 +100,7 @@ def _versions() -> dict[str, str]:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     fresh = path.with_name(f".{path.name}")
-    fresh.write_text(json.dumps(content, indent=1))
+    fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
     fresh.replace(path)
 
 

@@ -35,7 +35,7 @@ def closure(modules: Iterable[str]) -> set[str]:
         source = source_of(module)
         if source is not None and module not in found:
             found.add(module)
-            todo += _imported(ast.parse(source.read_text()).body)
+            todo += _imported(ast.parse(source.read_text(encoding="utf-8")).body)
     return found
 
 

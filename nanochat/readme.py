@@ -58,12 +58,12 @@ def fresh(text: str) -> str:
 
 def refresh(path: Path, *, check: bool) -> int:
     """Writes the generated parts of a README, or (check) says whether they are what they should be: 0 yes, 1 no."""
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     after = fresh(before)
     if before == after:
         return 0
     if check:
         print(f"{path} is out of date: run `python -m nanochat readme`", file=sys.stderr)
         return 1
-    path.write_text(after)
+    path.write_text(after, encoding="utf-8")
     return 0

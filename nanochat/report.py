@@ -30,8 +30,8 @@ def report(stage: Report, place: Place) -> dict[str, float]:
         score = scores.read(place[name])
         kept = {key: score[key] for key in ("metrics", "tasks", "digest")}
         content["stages"][name] = {"address": place.addresses[name], **kept, "not_run": score.get("not_run", {})}
-    (place.out / "report.json").write_text(json.dumps(content, indent=1) + "\n")
-    (place.out / "report.md").write_text(_markdown(content))
+    (place.out / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (place.out / "report.md").write_text(_markdown(content), encoding="utf-8")
     return {
         f"{column}.{metric}": value
         for name, column in COLUMNS.items()
@@ -47,7 +47,7 @@ def register(stage: Register, place: Place) -> dict[str, float]:
     Raises:
         ValueError: the metric was not measured.
     """
-    stages = json.loads((place["report"] / "report.json").read_text())["stages"]
+    stages = json.loads((place["report"] / "report.json").read_text(encoding="utf-8"))["stages"]
     versions = []
     for name, evaluation in EVALUATED_BY.items():
         measured = stages[evaluation]
@@ -64,7 +64,7 @@ def register(stage: Register, place: Place) -> dict[str, float]:
             }
         )
     proposal = {"metric": stage.metric, "candidate": versions[-1]["stage"], "versions": versions}
-    (place.out / "versions.json").write_text(json.dumps(proposal, indent=1) + "\n")
+    (place.out / "versions.json").write_text(json.dumps(proposal, indent=1) + "\n", encoding="utf-8")
     return {stage.metric: versions[-1]["metrics"][stage.metric]}
 
 

@@ -32,12 +32,14 @@ class Rows:
     """
 
     def __init__(self, whole: Path, parts: Sequence[Path]) -> None:
-        index = json.loads((whole / "index.json").read_text())
+        index = json.loads((whole / "index.json").read_text(encoding="utf-8"))
         self.sequence_len: int = index["sequence_len"]
         self.vocab_size: int = index["vocab_size"]
         self.maps = [_open(part, self.sequence_len + 1, row_dtype(self.vocab_size)) for part in parts]
         self.ends = np.cumsum([len(rows) for rows in self.maps], dtype=np.int64)
-        self.num_bytes: int = sum(json.loads((part / "stats.json").read_text())["bytes"] for part in parts)
+        self.num_bytes: int = sum(
+            json.loads((part / "stats.json").read_text(encoding="utf-8"))["bytes"] for part in parts
+        )
 
     @classmethod
     def training(cls, place: Place) -> Rows:
@@ -74,7 +76,7 @@ class Rows:
 
 
 def _open(part: Path, capacity: int, dtype: np.dtype) -> np.ndarray:
-    path, stats = part / "rows.bin", json.loads((part / "stats.json").read_text())
+    path, stats = part / "rows.bin", json.loads((part / "stats.json").read_text(encoding="utf-8"))
     expected, actual = stats["rows"] * capacity * dtype.itemsize, path.stat().st_size
     if actual != expected:
         raise ValueError(

@@ -145,7 +145,7 @@ def _acquire(lease: Lease, job: Job, shop: Workshop, watch: Watch, forced: bool)
 def _alone_in(work: Path, watch: Watch) -> Iterator[None]:
     """The work directory belongs to one process: two stores give two leases for what is one directory here."""
     work.mkdir(parents=True, exist_ok=True)
-    with (work.parent / f".{work.name}.lock").open("w") as file:
+    with (work.parent / f".{work.name}.lock").open("w", encoding="utf-8") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -269,7 +269,7 @@ def _result(job: Job, work: Path) -> dict[str, Any]:
     missing = [name for name in names if not (work / "out" / name).is_file()]
     if missing:
         raise launch.StageFailed(f"{job.address}: ended well without making {', '.join(missing)}")
-    return json.loads((work / "result.json").read_text())
+    return json.loads((work / "result.json").read_text(encoding="utf-8"))
 
 
 def _spec(job: Job, shop: Workshop, work: Path) -> Path:

@@ -67,7 +67,7 @@ def write(
         "asked": dict(asked),
         **notes,
     }
-    (out / FILE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    (out / FILE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return dict(metrics)
 
 
@@ -75,7 +75,7 @@ def read(artifact: Path) -> dict[str, Any]:
     """scores.json of an evaluation's artifact; ValueError where it is none."""
     path = artifact / FILE
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: {artifact.name} is not the artifact of an evaluation") from None
     if missing := {"metrics", "tasks", "digest"} - set(content):

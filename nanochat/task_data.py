@@ -81,7 +81,9 @@ def fetch(stage: TaskData, place: Place, origins: Mapping[str, Mapping[str, Orig
             index[path.name] = _write(task, path, rows, place, tested if split == "train" else set())
             if split == "test":
                 tested |= _tested(path)
-    (place.out / "index.json").write_text(json.dumps({"tasks": names, "files": index}, indent=1) + "\n")
+    (place.out / "index.json").write_text(
+        json.dumps({"tasks": names, "files": index}, indent=1) + "\n", encoding="utf-8"
+    )
     return {"rows": float(sum(entry["rows"] for entry in index.values()))}
 
 

@@ -55,7 +55,7 @@ def tokenize_shard(stage: Tokenize, place: Place) -> dict[str, float]:
         "documents": tally.documents,
         "dropped_tokens": tally.encoded - tally.kept,
     }
-    (place.out / "stats.json").write_text(json.dumps(stats))
+    (place.out / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
     return {name: float(value) for name, value in stats.items()}
 
 
@@ -115,7 +115,7 @@ def gather(stage: Tokenize, place: Place) -> dict[str, float]:
         "parts": parts,
     }
     np.save(place.out / "token_bytes.npy", tokenizer.token_bytes().astype(np.int32))
-    (place.out / "index.json").write_text(json.dumps(index, indent=1))
+    (place.out / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
     train = parts[1:]
     encoded = sum(part["tokens"] + part["dropped_tokens"] for part in train)
     return {

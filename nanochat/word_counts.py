@@ -34,20 +34,22 @@ def count_words(stage: WordCounts, place: Place) -> dict[str, float]:
     if place.part != 0:
         import nanobpe
 
-        total = min(stage.max_chars, json.loads((place["download"] / "stats.json").read_text())["characters"])
+        total = min(
+            stage.max_chars, json.loads((place["download"] / "stats.json").read_text(encoding="utf-8"))["characters"]
+        )
         read = _Progress(place, total)
         texts = beginnings(text_batches(place["download"] / "text.parquet"), stage.max_chars, stage.doc_cap)
         counts = nanobpe.count(read.along(texts), pattern=SPLIT_PATTERN, threads=stage.threads or None)
         counts.save(place.out / COUNTS)
         stats = {"characters": read.characters, "bytes": counts.total_bytes, "distinct_words": len(counts)}
-    (place.out / "stats.json").write_text(json.dumps(stats))
+    (place.out / "stats.json").write_text(json.dumps(stats), encoding="utf-8")
     return {name: float(value) for name, value in stats.items()}
 
 
 def gather(stage: WordCounts, place: Place) -> dict[str, float]:
     """Writes index.json: what was counted of each part."""
-    parts = [json.loads((part / "stats.json").read_text()) for part in place.parts(stage.name)]
-    (place.out / "index.json").write_text(json.dumps({"parts": parts}, indent=1))
+    parts = [json.loads((part / "stats.json").read_text(encoding="utf-8")) for part in place.parts(stage.name)]
+    (place.out / "index.json").write_text(json.dumps({"parts": parts}, indent=1), encoding="utf-8")
     return {name: float(sum(part[name] for part in parts)) for name in ("characters", "bytes")}
 
 

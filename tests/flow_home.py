@@ -53,7 +53,7 @@ class FlowHome:
 
     def said(self):
         """The flow run that the command named at its end."""
-        text = self.log.read_text()
+        text = self.log.read_text(encoding="utf-8")
         named = re.search(r"flow-run/([0-9a-f-]{36})", text)
         assert named, text
         return self.server.run(named[1])
@@ -63,7 +63,7 @@ class FlowHome:
         work = work_directory(self.path, address)
 
         def stepping():
-            assert process.poll() is None, self.log.read_text()
+            assert process.poll() is None, self.log.read_text(encoding="utf-8")
             return len(list(metrics.read(work / metrics.FILE))) >= steps and launch.marked(str(work))
 
         eventually(stepping)

@@ -44,7 +44,9 @@ class PrefectServer:
         """What a command of the `prefect` command line prints, run in the checkout."""
         environment = {**os.environ, **self.environment}
         command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
+        ).stdout
 
     def client(self) -> SyncPrefectClient:
         from prefect.client.orchestration import SyncPrefectClient
@@ -118,7 +120,7 @@ def prefect_server(tmp_path_factory) -> Iterator[PrefectServer]:
         process = subprocess.Popen(command, env={**os.environ, **server.environment}, stdout=log, stderr=log)
     try:
         eventually(lambda: _answers(server.url) or process.poll() is not None, START_SECONDS)
-        assert process.poll() is None, (home / "server.log").read_text()[-3000:]
+        assert process.poll() is None, (home / "server.log").read_text(encoding="utf-8")[-3000:]
         yield server
     finally:
         process.terminate()
@@ -127,7 +129,7 @@ def prefect_server(tmp_path_factory) -> Iterator[PrefectServer]:
 
 @pytest.fixture(scope="session")
 def deployed(prefect_server: PrefectServer) -> PrefectServer:
-    text = (ROOT / "deployments" / "README.md").read_text()
+    text = (ROOT / "deployments" / "README.md").read_text(encoding="utf-8")
     block = text.split("## Once per server")[1].split("```")[1]
     for line in block.strip().splitlines():
         prefect_server.command(*line.removeprefix("prefect ").replace("--no-prompt ", "").split())

@@ -61,7 +61,7 @@ def find_versitygw() -> str | None:
         return found
     if (go := shutil.which("go")) is None:
         return None
-    answer = subprocess.run([go, "env", "GOPATH"], capture_output=True, text=True, check=False)
+    answer = subprocess.run([go, "env", "GOPATH"], capture_output=True, text=True, check=False, encoding="utf-8")
     path = Path(answer.stdout.strip()) / "bin" / "versitygw"
     return str(path) if path.is_file() else None
 
@@ -82,7 +82,7 @@ def serve(directory: Path, port: int = 0) -> Iterator[S3Server]:
         command = [binary, "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(directory / "objects")]
     else:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with (directory / "server.log").open("w") as log:
+    with (directory / "server.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=directory)
         try:
             endpoint = f"http://127.0.0.1:{port}"
@@ -108,7 +108,7 @@ def _wait_until_up(endpoint: str, process: subprocess.Popen, log: Path) -> None:
             return
         except OSError:
             time.sleep(0.05)
-    raise RuntimeError(f"the S3 server did not start: {log.read_text()}")
+    raise RuntimeError(f"the S3 server did not start: {log.read_text(encoding='utf-8')}")
 
 
 @pytest.fixture(scope="session", name="s3_server")

@@ -38,10 +38,10 @@ def place(root: Path, name: str, num_rows: int = 200) -> Place:
     """A place for the run `name`, with a corpus of `num_rows` packed rows under `root` that all runs share."""
     parts = tuple(_shard(root / "tokenize" / f"part{index}", count) for index, count in enumerate((24, num_rows)))
     index = {"sequence_len": SEQUENCE_LEN, "vocab_size": VOCAB_SIZE, "dtype": "uint16"}
-    (root / "tokenize" / "index.json").write_text(json.dumps(index))
+    (root / "tokenize" / "index.json").write_text(json.dumps(index), encoding="utf-8")
     np.save(root / "tokenize" / "token_bytes.npy", np.ones(VOCAB_SIZE, np.int32))
     (root / "tokenizer").mkdir(exist_ok=True)
-    (root / "tokenizer" / "tokenizer.json").write_text("{}")
+    (root / "tokenizer" / "tokenizer.json").write_text("{}", encoding="utf-8")
     for folder in ("out", "work"):
         (root / name / folder).mkdir(parents=True, exist_ok=True)
     metrics = Metrics(root / name / "metrics.jsonl" if os.environ.get("RANK", "0") == "0" else None)
@@ -54,7 +54,7 @@ def _shard(directory: Path, count: int) -> Path:
     draw = np.random.default_rng(count)
     rhymes = np.tile(draw.integers(0, 16, (count, 3)), (1, SEQUENCE_LEN))[:, : SEQUENCE_LEN + 1]
     rhymes.astype("<u2").tofile(directory / "rows.bin")
-    (directory / "stats.json").write_text(json.dumps({"rows": count, "bytes": count * SEQUENCE_LEN}))
+    (directory / "stats.json").write_text(json.dumps({"rows": count, "bytes": count * SEQUENCE_LEN}), encoding="utf-8")
     return directory
 
 

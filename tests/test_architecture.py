@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.text_encoding import unsaid
+
 ROOT = Path(__file__).parents[1]
 ORCHESTRATION = {"prefect", "mlflow", "boto3", "botocore", "pydantic", "flows"}
 # What a module of the library may import at its top beyond the standard library and the library itself.
@@ -37,7 +39,7 @@ def python_files(*rooms):
 
 def imports(path):
     """(top-level name, whether at the top of the file) of every import."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     top = {id(node) for node in tree.body}
     found = []
     for node in ast.walk(tree):
@@ -103,7 +105,7 @@ def test_the_library_imports_with_orchestration_absent():
 def test_files_and_functions_are_small_and_named_for_what_they_hold():
     vague = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
     for path in python_files("nanochat", "flows", "tests", "benchmarks"):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         tree = ast.parse(text)
         assert path.stem not in vague, path
         assert text.count("\n") <= 400, f"{path} has {text.count(chr(10))} lines"
@@ -118,7 +120,9 @@ def test_files_and_functions_are_small_and_named_for_what_they_hold():
 
 
 def test_the_repository_names_no_registry_and_holds_no_large_file():
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     if tracked.returncode:
         pytest.skip("not a git checkout")
     hosts = ["pypi" + ".org", "files.pythonhosted" + ".org", "proxy.golang" + ".org", "registry.npmjs" + ".org"]
@@ -129,3 +133,18 @@ def test_the_repository_names_no_registry_and_holds_no_large_file():
         assert path.stat().st_size <= 2**20, f"{name} is larger than 1 MiB"
         text = path.read_bytes().decode(errors="replace")
         assert not any(host in text for host in hosts), name
+
+
+ROOMS = ("nanochat", "flows", "tests", "benchmarks", "deployments", "bpe/python")
+
+
+@pytest.mark.parametrize("path", python_files(*ROOMS), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_text_is_read_or_written_in_the_encoding_of_the_locale(path):
+    assert [f"{path.name}:{call.lineno}" for call in unsaid(path)] == []
+
+
+def test_a_call_that_says_no_encoding_is_seen(tmp_path):
+    said = 'p.open("rb")\np.open(encoding="utf-8")\np.read_text("utf-8")\nrun(c, text=True, encoding="utf-8")\nImage.open(p)\n'
+    silent = 'p.open()\np.open("w")\nopen(p)\nos.fdopen(3, "r")\np.read_text()\np.write_text("x")\nrun(c, text=True)\n'
+    (tmp_path / "a.py").write_text(said + silent, encoding="utf-8")
+    assert [call.lineno for call in unsaid(tmp_path / "a.py")] == list(range(6, 13))

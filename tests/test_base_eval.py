@@ -42,23 +42,25 @@ def save_rows(folder: Path, count: int) -> tuple[Path, Path]:
     text = BYTES.encode("The quick brown fox jumps over the lazy dog. " * 100)
     rows = [[BYTES.bos, *text[7 * i : 7 * i + CONTEXT]] for i in range(count)]
     np.array(rows, dtype="<u2").tofile(part / "rows.bin")
-    (part / "stats.json").write_text(json.dumps({"rows": count, "bytes": count * CONTEXT}))
-    (whole / "index.json").write_text(json.dumps({"sequence_len": CONTEXT, "vocab_size": BYTES.vocab_size}))
+    (part / "stats.json").write_text(json.dumps({"rows": count, "bytes": count * CONTEXT}), encoding="utf-8")
+    (whole / "index.json").write_text(
+        json.dumps({"sequence_len": CONTEXT, "vocab_size": BYTES.vocab_size}), encoding="utf-8"
+    )
     return whole, part
 
 
 def save_bundle(folder: Path) -> Path:
     folder.mkdir()
     lines = [{"query": f"{n} and {n} make", "choices": [str(2 * n), str(n), "a"], "gold": 0} for n in range(8)]
-    (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     lines = [{"context": "a b c d e", "continuation": "f"}] * 3
-    (folder / "letters.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "letters.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     common = {"num_fewshot": [1], "continuation_delimiter": " ", "random_baseline": 33.0}
     meta = [
         {"label": "sums", "file": "sums.jsonl", "icl_task_type": "multiple_choice", **common},
         {"label": "letters", "file": "letters.jsonl", "icl_task_type": "language_modeling", **common},
     ]
-    (folder / META).write_text(json.dumps(meta))
+    (folder / META).write_text(json.dumps(meta), encoding="utf-8")
     return folder
 
 
@@ -76,7 +78,7 @@ def test_without_core_tasks_there_are_bits_per_byte_and_samples(place):
     score = scores.read(place.out)
     assert score["metrics"] == numbers
     assert score["tasks"] == {}
-    samples = (place.out / "samples.md").read_text()
+    samples = (place.out / "samples.md").read_text(encoding="utf-8")
     assert "**The capital of France is**" in samples
     assert "The quick brown fox" in samples  # the held-out text
 
@@ -130,6 +132,6 @@ def test_a_digest_of_texts_feels_moved_borders():
 def test_scores_that_are_none_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is not the artifact of an evaluation"):
         scores.read(tmp_path)
-    (tmp_path / scores.FILE).write_text('{"metrics": {}}')
+    (tmp_path / scores.FILE).write_text('{"metrics": {}}', encoding="utf-8")
     with pytest.raises(ValueError, match="has no digest, tasks: evaluate again"):
         scores.read(tmp_path)

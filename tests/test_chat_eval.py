@@ -43,10 +43,10 @@ def place_in(folder: Path, sequence_len: int = 256, stage: str = "sft") -> Place
         {"question": f"Which is {n}?", "choices": ["0", "1", "2", str(n)][: 3 + n % 2], "answer": n % 3}
         for n in range(12)
     ]
-    (data / "mmlu_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (data / "mmlu_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     row = {"task_id": "a/0", "prompt": "def one():\n", "entry_point": "one", "canonical_solution": "    return 1\n"}
     (data / "humaneval_test.jsonl").write_text(
-        json.dumps({**row, "test": "def check(f):\n    assert f() == 1\n"}) + "\n"
+        json.dumps({**row, "test": "def check(f):\n    assert f() == 1\n"}) + "\n", encoding="utf-8"
     )
     return Place({stage: artifact, "task_data": data}, {}, out, folder / "work", Metrics(folder / FILE))
 
@@ -63,7 +63,7 @@ def test_scores_samples_and_progress_are_written(tmp_path):
         "accuracy": numbers["mmlu"],
     }
     assert numbers["chatcore"] == pytest.approx((numbers["arithmetic"] + (numbers["mmlu"] - 0.25) / 0.75) / 2)
-    samples = (place.out / "samples.md").read_text()
+    samples = (place.out / "samples.md").read_text(encoding="utf-8")
     assert "## arithmetic: 0 of 9 right, 9 not finished" in samples
     assert "Which is" in samples
     assert list(read(place.metrics.path))[-1]["done"] == 18
@@ -75,7 +75,7 @@ def test_answers_do_not_depend_on_the_batch(tmp_path):
         said = []
         for device_batch_size in (1, 4, 64):
             chat_eval(STAGE.replaced(device_batch_size=device_batch_size, temperature=temperature), place)
-            said.append(((place.out / "samples.md").read_text(), scores.read(place.out)))
+            said.append(((place.out / "samples.md").read_text(encoding="utf-8"), scores.read(place.out)))
         assert said[0] == said[1] == said[2]
 
 
@@ -112,7 +112,7 @@ def test_greedy_answers_are_those_of_the_plain_loop(tmp_path):
     for index in range(3):
         prompt = render_prompt(BYTES, task[index]["messages"][:-1])
         (alone,) = engine.generate([prompt], 6)
-        assert " ".join(alone.text.replace("`", "'").split()) in (place.out / "samples.md").read_text()
+        assert " ".join(alone.text.replace("`", "'").split()) in (place.out / "samples.md").read_text(encoding="utf-8")
 
 
 def test_equal_questions_have_equal_digests_whatever_the_model(tmp_path):
@@ -132,7 +132,7 @@ def test_a_question_that_does_not_fit_is_wrong_and_said_so(tmp_path):
     place = place_in(tmp_path, sequence_len=32)
     numbers = chat_eval(STAGE.replaced(tasks="mmlu"), place)
     assert numbers["mmlu"] == 0
-    assert "does not fit the context" in (place.out / "samples.md").read_text()
+    assert "does not fit the context" in (place.out / "samples.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("tasks", ["", " , "])
@@ -158,7 +158,7 @@ def test_without_a_sandbox_code_is_reported_as_not_run(tmp_path, monkeypatch):
         assert "humaneval" not in numbers
         score = scores.read(place.out)
         assert "bwrap" in score["not_run"]["humaneval"]
-        assert "not run: bubblewrap" in (place.out / "samples.md").read_text()
+        assert "not run: bubblewrap" in (place.out / "samples.md").read_text(encoding="utf-8")
         with pytest.raises(ValueError, match=r"none can be asked here .*bwrap"):
             chat_eval(STAGE.replaced(tasks="humaneval"), place)
     finally:

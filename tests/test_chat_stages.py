@@ -140,12 +140,14 @@ def test_a_stage_learns_and_leaves_a_whole_artifact(place, work, stage):
     assert facts["total_batch_size"] == 512
     assert facts["optimizer"] == dataclasses.asdict(OptimSettings())
     assert not torch.equal(model.wte.weight, load_model(place["pretrain"])[0].wte.weight)
-    assert (place.out / "tokenizer.json").read_text() == (place["pretrain"] / "tokenizer.json").read_text()
+    assert (place.out / "tokenizer.json").read_text(encoding="utf-8") == (
+        place["pretrain"] / "tokenizer.json"
+    ).read_text(encoding="utf-8")
 
 
 def test_batch_and_length_follow_from_the_stage_before_and_from_the_mixture(place):
     numbers = sft(Sft(**KNOBS | {"total_batch_size": 0}), place)
-    facts = json.loads((place.out / "model.json").read_text())
+    facts = json.loads((place.out / "model.json").read_text(encoding="utf-8"))
     assert facts["total_batch_size"] == 1024
     assert facts["step"] == -(-numbers["rows"] // 8)  # one epoch of 1024 / 128 rows a step
     assert numbers["epochs"] >= 1

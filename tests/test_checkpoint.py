@@ -96,7 +96,7 @@ def flip(path: Path) -> None:
         (lambda d: flip(d / "optimizer.safetensors"), "optimizer.safetensors has another digest"),
         (lambda d: (d / "state.json").unlink(), "state.json is missing"),
         (lambda d: cut(d / "manifest.json"), "manifest.json is no manifest"),
-        (lambda d: (d / "manifest.json").write_text("{}"), "manifest.json is no manifest"),
+        (lambda d: (d / "manifest.json").write_text("{}", encoding="utf-8"), "manifest.json is no manifest"),
     ],
 )
 def test_a_damaged_one_is_passed_over_and_named(
@@ -134,7 +134,7 @@ def test_pruning_keeps_the_newest_and_leftovers_go_with_the_next_save(tmp_path: 
     assert steps_in(tmp_path) == ["step-000002", "step-000003"]
     (tmp_path / ".saving-step-000004").mkdir()
     (tmp_path / ".pruned-step-000001").mkdir()
-    (tmp_path / ".pruned-step-000001" / "manifest.json").write_text("{}")
+    (tmp_path / ".pruned-step-000001" / "manifest.json").write_text("{}", encoding="utf-8")
     assert newest(tmp_path).step == 3
     write(tmp_path, 4)
     assert steps_in(tmp_path) == ["step-000002", "step-000003", "step-000004"]
@@ -162,7 +162,7 @@ def test_a_model_comes_back_to_the_bit_with_what_was_said_of_it(tmp_path: Path) 
 
 def rewrite(directory: Path, **changes: object) -> None:
     path = directory / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 @pytest.mark.parametrize(

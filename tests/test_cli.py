@@ -68,7 +68,7 @@ def test_an_unknown_stage_is_refused_wherever_it_is_named(tmp_path, toy, capsys)
 
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path, toy, capsys):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     said = refused(
         capsys, "run", "micro", *toy, "--store", f"file://{tmp_path}/file/store", "--home", str(tmp_path / "home")
     )
@@ -178,10 +178,10 @@ def test_the_readme_s_generated_parts_are_fresh(tmp_path, capsys):
     readme = tmp_path / "README.md"
     shutil.copyfile(Path(__file__).parents[1] / "README.md", readme)
     assert library.main(["readme", "--file", str(readme), "--check"]) == 0
-    readme.write_text(readme.read_text().replace("**rl**", "**lr**"))
+    readme.write_text(readme.read_text(encoding="utf-8").replace("**rl**", "**lr**"), encoding="utf-8")
     assert library.main(["readme", "--file", str(readme), "--check"]) == 1
     assert "out of date" in capsys.readouterr().err
     assert library.main(["readme", "--file", str(readme)]) == 0
-    assert "**rl**" in readme.read_text()
-    readme.write_text("nothing")
+    assert "**rl**" in readme.read_text(encoding="utf-8")
+    readme.write_text("nothing", encoding="utf-8")
     assert "the markers" in refused(capsys, "readme", "--file", str(readme), main=library.main)

@@ -51,7 +51,7 @@ def examples(kind: str, count: int) -> list[dict]:
 def bundle_of(folder: Path, *tasks: CoreTask, count: int = 12) -> str:
     for task in tasks:
         lines = [json.dumps(example) for example in examples(task.kind, count)]
-        (folder / task.path).write_text("\n".join(lines) + "\n")
+        (folder / task.path).write_text("\n".join(lines) + "\n", encoding="utf-8")
     meta = [
         {
             "label": task.label,
@@ -63,7 +63,7 @@ def bundle_of(folder: Path, *tasks: CoreTask, count: int = 12) -> str:
         }
         for task in tasks
     ]
-    (folder / META).write_text(json.dumps(meta))
+    (folder / META).write_text(json.dumps(meta), encoding="utf-8")
     return str(folder)
 
 
@@ -187,14 +187,14 @@ def test_a_broken_bundle_is_refused(tmp_path):
     choice, language = load_tasks(bundle, "all")
     with pytest.raises(ValueError, match="2 examples are too few for 2 shots"):
         load_examples(choice, 10)
-    language.path.write_text('{"context": "a", "continuation": "b"}\n{"context": "a"}\n')
+    language.path.write_text('{"context": "a", "continuation": "b"}\n{"context": "a"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="line 2: no continuation, which a language_modeling task needs"):
         load_examples(language, 10)
     language.path.unlink()
     with pytest.raises(ValueError, match=r"language\.jsonl is missing; complete the bundle or leave 'language' out"):
         load_tasks(bundle, "all")
     meta = tmp_path / META
-    meta.write_text(meta.read_text().replace("language_modeling", "language_model"))
+    meta.write_text(meta.read_text(encoding="utf-8").replace("language_modeling", "language_model"), encoding="utf-8")
     with pytest.raises(ValueError, match="unknown task type 'language_model': did you mean 'language_modeling'"):
         load_tasks(bundle, "all")
 

@@ -62,13 +62,15 @@ def place(tmp_path):
     for folder in (model_dir, rows):
         folder.mkdir(exist_ok=True)
         np.save(folder / "token_bytes.npy", BYTES.token_bytes())
-    (rows / "index.json").write_text(json.dumps({"sequence_len": CONTEXT, "vocab_size": BYTES.vocab_size}))
+    (rows / "index.json").write_text(
+        json.dumps({"sequence_len": CONTEXT, "vocab_size": BYTES.vocab_size}), encoding="utf-8"
+    )
     parts = []
     for name in ("validation", "train"):
         parts.append(tmp_path / name)
         parts[-1].mkdir()
         np.random.default_rng(0).integers(0, 256, (9, CONTEXT + 1)).astype("<u2").tofile(parts[-1] / "rows.bin")
-        (parts[-1] / "stats.json").write_text(json.dumps({"rows": 9, "bytes": 9 * CONTEXT}))
+        (parts[-1] / "stats.json").write_text(json.dumps({"rows": 9, "bytes": 9 * CONTEXT}), encoding="utf-8")
     (tmp_path / "out").mkdir()
     inputs = dict.fromkeys(("tokenizer", "pretrain", "midtrain", "sft", "rl"), model_dir)
     inputs |= {"tokenize": rows, "task_data": tmp_path}
@@ -169,12 +171,12 @@ def test_the_record_says_which_arithmetic_every_attempt_used(place, tmp_path, mo
     spec = {"stage": "base_eval", "knobs": knobs, "part": None, "gather": False, "addresses": {}}
     spec |= {"inputs": {name: str(path) for name, path in place.inputs.items()}, "work": str(place.work)}
     spec |= {"parts": {name: list(map(str, paths)) for name, paths in place.input_parts.items()}}
-    (place.work / "spec.json").write_text(json.dumps(spec))
+    (place.work / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     (place.work / "out").mkdir()
     for has in ({}, {}, {"avx512_bf16": True}):
         processor(monkeypatch, **has)
         assert run_spec(place.work / "spec.json") == 0
-    assert json.loads((place.work / "result.json").read_text())["arithmetic"] == [
+    assert json.loads((place.work / "result.json").read_text(encoding="utf-8"))["arithmetic"] == [
         "float32 on cpu (made up, avx2)",
         "bfloat16 on cpu (made up, avx512_bf16)",
     ]

@@ -59,7 +59,7 @@ def be_a_rank(out):
     resumed.load_full_state(load_file(out / f"state-{world.rank}.safetensors"))
     said["losses after"] = train(model, resumed, world, range(STEPS, 2 * STEPS))
     save_file(model.state_dict(), out / f"later-{world.rank}.safetensors")
-    (out / f"said-{world.rank}.json").write_text(json.dumps(said))
+    (out / f"said-{world.rank}.json").write_text(json.dumps(said), encoding="utf-8")
     distributed.stop()
     distributed.stop()  # harmless
 
@@ -80,7 +80,7 @@ def two_ranks(tmp_path_factory):
     ranks = []
     for rank in range(2):
         names = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        with (out / f"log-{rank}.txt").open("w") as log:
+        with (out / f"log-{rank}.txt").open("w", encoding="utf-8") as log:
             command = [sys.executable, "-W", "error", __file__, str(out)]
             ranks.append(subprocess.Popen(command, env=shared | names, stdout=log, stderr=subprocess.STDOUT))
     try:
@@ -88,12 +88,12 @@ def two_ranks(tmp_path_factory):
     finally:
         for process in ranks:
             process.kill()
-    assert codes == [0, 0], "\n".join((out / f"log-{rank}.txt").read_text() for rank in range(2))
+    assert codes == [0, 0], "\n".join((out / f"log-{rank}.txt").read_text(encoding="utf-8") for rank in range(2))
     return out
 
 
 def said(two, rank):
-    return json.loads((two / f"said-{rank}.json").read_text())
+    return json.loads((two / f"said-{rank}.json").read_text(encoding="utf-8"))
 
 
 def alone(steps):

@@ -64,7 +64,7 @@ def test_a_local_shard_is_normalised_and_counted(tmp_path):
     file.close()
     characters = sum(map(len, texts))
     assert numbers == {"documents": 2500, "characters": characters, "bytes": characters + 2500, "dropped_documents": 3}
-    assert json.loads((place.out / "stats.json").read_text()) == numbers
+    assert json.loads((place.out / "stats.json").read_text(encoding="utf-8")) == numbers
     assert list(read(place.metrics.path))[-1]["unit"] == "row groups"
     assert {path.name for path in place.out.iterdir()} == {"text.parquet", "stats.json"}
 
@@ -81,7 +81,7 @@ def test_part_zero_is_the_pinned_shard_and_gather_lists_all(tmp_path):
     parts = Place({}, {"download": tuple(place.out for place in places)}, whole, whole, Metrics(None))
     numbers = gather(on_disk(tmp_path), parts)
     assert numbers == {"train_documents": 3, "train_bytes": 27, "validation_documents": 8, "validation_bytes": 72}
-    index = json.loads((whole / "index.json").read_text())
+    index = json.loads((whole / "index.json").read_text(encoding="utf-8"))
     assert [part["documents"] for part in index["parts"]] == [8, 1, 2]
     assert "shard_{index:05d}" in index["source"]
 
@@ -92,7 +92,7 @@ def test_a_shard_comes_over_http_with_its_digest(site, tmp_path):
     place = place_for(tmp_path, 1)
     download(over_http(site), place)
     assert texts_of(place) == texts
-    stats = json.loads((place.out / "stats.json").read_text())
+    stats = json.loads((place.out / "stats.json").read_text(encoding="utf-8"))
     assert (stats["url"], stats["sha256"]) == (site.url, hashlib.sha256(site.body).hexdigest())
     assert {path.name for path in place.work.iterdir()} == {"metrics.jsonl"}
     assert {row["unit"] for row in read(place.metrics.path)} == {"bytes", "row groups"}
@@ -196,7 +196,7 @@ def json_lines(folder, counts):
     folder.mkdir()
     for file, count in enumerate(counts):
         rows = (json.dumps({"body": f"{file}:{number}", "score": number}) for number in range(count))
-        (folder / f"train-{file:05d}.jsonl").write_text("\n".join(rows) + "\n")
+        (folder / f"train-{file:05d}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return folder
 
 

@@ -19,7 +19,7 @@ LONG = ["midtrain.num_steps=100000", "midtrain.checkpoint_every=50"]
 
 def test_the_first_run_makes_every_stage_under_its_address(made):
     home, run = made
-    assert run.state.name == "Completed", home.log.read_text()
+    assert run.state.name == "Completed", home.log.read_text(encoding="utf-8")
     steps = home.steps()
     parts = {part.address for step in steps.values() for part in step.parts}
     states = home.states(run, steps, len(parts))
@@ -69,7 +69,7 @@ def test_a_stage_that_fails_leaves_its_cause_and_nothing_else_and_the_retry_make
     cause = run.state.message
     assert run.state.name == "Failed"
     assert cause.startswith(f"{data}: ValueError: task_data.source = '{source}': there is no humaneval_test.jsonl")
-    assert "Traceback" not in home.log.read_text()
+    assert "Traceback" not in home.log.read_text(encoding="utf-8")
     states = home.states(run, steps)
     assert (states["task_data"].name, states["task_data"].message) == ("Failed", cause)
     assert (states["midtrain"].name, states["pretrain"].name) == ("NotReady", "Cached")
@@ -85,7 +85,7 @@ def test_a_stage_that_fails_leaves_its_cause_and_nothing_else_and_the_retry_make
         "test": "def check(f):\n    assert f() == 1\n",
         "entry_point": "f",
     }
-    (source / "humaneval_test.jsonl").write_text(json.dumps(row) + "\n")
+    (source / "humaneval_test.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     states = home.states(home.run(*knobs, only="midtrain"), steps)
     assert {name for name, state in states.items() if state.name == "Completed"} == {"task_data", "midtrain"}
     assert [status for status, _ in home.tracked(data)] == ["FINISHED"]
@@ -170,7 +170,7 @@ def test_a_closed_terminal_ends_nothing_under_nohup(home):
     process, address = home.start(*knobs, only="midtrain", under=["nohup"]), home.steps(*knobs)["midtrain"].address
     home.at_work(process, address)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(100) == 0, home.log.read_text()
+    assert process.wait(100) == 0, home.log.read_text(encoding="utf-8")
     assert home.store.record(address) is not None
 
 
@@ -207,6 +207,6 @@ def test_a_server_that_is_away_for_a_while_ends_nothing(home):
         proxy.fail_always("reset")
         home.at_work(process, address, steps=60)
         proxy.fail_always(None)
-        assert process.wait(100) == 0, home.log.read_text()
+        assert process.wait(100) == 0, home.log.read_text(encoding="utf-8")
     assert home.store.record(address) is not None
     assert home.said().state.name == "Completed"

@@ -31,7 +31,9 @@ def repository(path):
     around = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", path.name]):
         subprocess.run([*GIT, *words], cwd=path, check=True, env=around)
-    said = subprocess.run([*GIT, "rev-parse", "HEAD"], cwd=path, check=True, env=around, capture_output=True, text=True)
+    said = subprocess.run(
+        [*GIT, "rev-parse", "HEAD"], cwd=path, check=True, env=around, capture_output=True, text=True, encoding="utf-8"
+    )
     return said.stdout.strip()
 
 
@@ -41,7 +43,7 @@ def test_the_commit_is_that_of_the_checkout_whatever_git_was_told(tmp_path, monk
     monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
     assert checkout_facts(tmp_path / "mine") == {"git_commit": commit, "git_dirty": False}
     assert commit != other
-    (tmp_path / "mine" / "new").write_text("")
+    (tmp_path / "mine" / "new").write_text("", encoding="utf-8")
     assert checkout_facts(tmp_path / "mine")["git_dirty"] is True
 
 
@@ -77,7 +79,7 @@ def test_a_checkout_of_another_owner_is_unknown_with_git_s_reason(tmp_path, monk
 @pytest.fixture
 def store(tmp_path):
     store = FileStore(tmp_path / "home" / "store")
-    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     store.publish("tokenizer/v320-00000000", {"tokenizer.json": tmp_path / "tokenizer.json"}, {"preimage": {}})
     return store
 
@@ -227,7 +229,7 @@ def test_the_makefile_hears_where_packages_come_from_and_not_where_they_go(tmp_p
     if shutil.which("make") is None:
         pytest.skip("needs make")
     shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
-    (tmp_path / "requirements.lock").write_text("")
+    (tmp_path / "requirements.lock").write_text("", encoding="utf-8")
     recorder = f'#!/bin/sh\nenv > "{tmp_path}/environment"\necho "$0 $@" >> "{tmp_path}/calls"\n'
     fakes = {
         "python": recorder
@@ -236,7 +238,7 @@ def test_the_makefile_hears_where_packages_come_from_and_not_where_they_go(tmp_p
     }
     for name, text in fakes.items():
         (tmp_path / "bin").mkdir(exist_ok=True)
-        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).write_text(text, encoding="utf-8")
         (tmp_path / "bin" / name).chmod(stat.S_IRWXU)
     around = {**os.environ, **HARMFUL, **MIRRORS, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     python = f"PYTHON={tmp_path / 'bin' / 'python'}"
@@ -257,7 +259,7 @@ def test_the_licence_that_is_declared_is_there():
 
 
 def test_a_home_that_is_a_file_is_said_to_be_one(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     for home in ("file", "file/inside"):
         assert cli.main(["ls", "--home", str(tmp_path / home)]) in (0, 1, 2)
     assert main(["run", "micro", "--only", "task_data", "--home", str(tmp_path / "file")]) in (1, 2)

@@ -76,7 +76,7 @@ def test_a_task_without_conversations_is_refused():
 def test_mixtures_need_the_standard_library_only():
     code = "import sys; import nanochat.mixture; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run(
-        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
     ).stdout.split()
     assert not set(loaded) - sys.stdlib_module_names - {"nanochat", "__main__", "__mp_main__"}
 

@@ -85,7 +85,7 @@ def test_an_arrow_array_is_its_texts(texts: list[str | None], start: int, length
 
 
 def test_what_read_yields_is_encoded(tmp_path: Path) -> None:
-    (tmp_path / "some.jsonl").write_text('{"text": "ab"}\n{"text": "c"}\n')
+    (tmp_path / "some.jsonl").write_text('{"text": "ab"}\n{"text": "c"}\n', encoding="utf-8")
     (block,) = nanobpe.read(tmp_path / "some.jsonl")
     assert batch(nanobpe.Encoder(SINGLE_BYTES), block) == ([97, 98, 99], [0, 2, 3])
 

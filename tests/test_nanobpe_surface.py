@@ -25,7 +25,7 @@ README = Path(__file__).parents[1] / "bpe" / "README.md"
 
 def test_the_readme_says_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    blocks = [block.split("```")[0] for block in README.read_text().split("```python")[1:]]
+    blocks = [block.split("```")[0] for block in README.read_text(encoding="utf-8").split("```python")[1:]]
     assert len(blocks) >= 5
     exec("".join(blocks), {})
 
@@ -82,7 +82,7 @@ BYTES = ", ".join(f'"{base64.b64encode(bytes([byte])).decode()}"' for byte in ra
     ],
 )
 def test_a_damaged_vocabulary_is_refused(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "v.json").write_text(content)
+    (tmp_path / "v.json").write_text(content, encoding="utf-8")
     with pytest.raises(nanobpe.VocabularyError, match=message) as caught:
         nanobpe.Vocabulary.load(tmp_path / "v.json")
     assert "v.json" in str(caught.value)
@@ -306,7 +306,7 @@ def test_ctrl_c_ends_every_phase(work: str, tmp_path: Path) -> None:
     script = textwrap.dedent(SCRIPT).format(work=WORK[work])
     command = [sys.executable, "-c", script, str(tmp_path / "text.txt")]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}, encoding="utf-8"
     ) as process:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
@@ -332,7 +332,9 @@ print(nanobpe.count(texts, threads=2).total_bytes)
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's way to say how much memory is mapped")
 def test_more_threads_than_the_system_starts_are_an_error_that_says_so() -> None:
-    done = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED], capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert re.fullmatch(r"threads=1000: the operating system does not start so many .*\n50000\n", done.stdout), done
 
 

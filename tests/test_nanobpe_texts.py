@@ -74,7 +74,7 @@ def test_files_count_as_their_contents(tmp_path_factory, rows: list, batch_bytes
 def test_long_plain_text_and_a_long_text_count_as_one(tmp_path: Path) -> None:
     line = "Some words, and more: 1234 !/\n" * 10 + "\n  \n/path 字。\n"
     text = line * 6000
-    (tmp_path / "a.md").write_text(text, newline="")
+    (tmp_path / "a.md").write_text(text, newline="", encoding="utf-8")
     expected = nanobpe.count([line * 6]).items()
     for texts in ([text], nanobpe.read(tmp_path / "a.md"), nanobpe.read(tmp_path / "a.md", batch_bytes=1000)):
         assert nanobpe.count(texts).items() == [(word, n * 1000) for word, n in expected]
@@ -97,7 +97,7 @@ def test_columns_encoded_in_other_ways_are_read(tmp_path: Path) -> None:
 def test_many_files_of_all_kinds_train_at_once(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["low lower"]}), tmp_path / "a.parquet")
     (tmp_path / "b.json").write_bytes(b'\xef\xbb\xbf{"text": "lowest"}\n')
-    (tmp_path / "c.txt").write_text("new newer newest")
+    (tmp_path / "c.txt").write_text("new newer newest", encoding="utf-8")
     learnt = nanobpe.train(nanobpe.read(tmp_path / name for name in ("a.parquet", "b.json", "c.txt")), vocab_size=259)
     assert learnt == nanobpe.train(["low lower", "lowest", "new newer newest"], vocab_size=259)
 
@@ -258,12 +258,12 @@ def test_names_of_files_and_columns_may_be_any(tmp_path: Path) -> None:
     assert same(texts, ["low lower"])
     assert same(nanobpe.read(tmp_path / "a.parquet", column="\u00e9."), ["a"])
     odd = tmp_path / b"caf\xe9.txt".decode("utf-8", "surrogateescape")
-    odd.write_text("low lower")
+    odd.write_text("low lower", encoding="utf-8")
     assert same(nanobpe.read(odd), ["low lower"])
     odd.write_bytes(b"\xff")
     with pytest.raises(nanobpe.TextError, match=r"caf.*udce9"):
         nanobpe.count(nanobpe.read(odd))
-    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}', encoding="utf-8")
     with pytest.raises(nanobpe.TextError, match="no key"):
         nanobpe.count(nanobpe.read(tmp_path / "a.jsonl", column="\ud800"))
 

@@ -81,7 +81,9 @@ def test_a_killed_trainer_goes_on_to_the_same_weights(whole, toy, tmp_path, name
     command = [sys.executable, "-m", "nanochat", "run", "micro", *toy, "--only", name, "--home", str(tmp_path)]
     work = work_directory(tmp_path, step.address).absolute()
     after = random.Random(f"{name} {time.time()}").randint(1, 11)
-    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    run = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, encoding="utf-8"
+    )
     deadline = time.monotonic() + 120
     while max((row.get("step", 0) for row in metrics.read(work / metrics.FILE)), default=0) < after:
         assert time.monotonic() < deadline, "the trainer does not get on"
@@ -138,15 +140,18 @@ def blocks(text, language):
 
 
 def test_the_readme_s_new_stage_works_step_by_step(whole, toy, tmp_path):
-    section = (ROOT / "README.md").read_text().split("## Add a stage")[1]
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Add a stage")[1]
     declaration, work = blocks(section, "python")
     shutil.copytree(ROOT / "nanochat", tmp_path / "nanochat", ignore=shutil.ignore_patterns("__pycache__"))
     pipeline = tmp_path / "nanochat" / "pipeline.py"
-    pipeline.write_text(pipeline.read_text() + "\n\n" + declaration)
-    (tmp_path / "nanochat" / "longest.py").write_text(work)
+    pipeline.write_text(pipeline.read_text(encoding="utf-8") + "\n\n" + declaration, encoding="utf-8")
+    (tmp_path / "nanochat" / "longest.py").write_text(work, encoding="utf-8")
     recipe = tmp_path / "nanochat" / "recipes.py"
-    text = recipe.read_text().replace("    Download,\n", "    Download,\n    Longest,\n", 1)
-    recipe.write_text(text.replace("        Register(),\n    ]", "        Register(),\n        Longest(),\n    ]", 1))
+    text = recipe.read_text(encoding="utf-8").replace("    Download,\n", "    Download,\n    Longest,\n", 1)
+    recipe.write_text(
+        text.replace("        Register(),\n    ]", "        Register(),\n        Longest(),\n    ]", 1),
+        encoding="utf-8",
+    )
     shutil.copytree(whole / "store", tmp_path / "home" / "store")
     (command,) = [line for line in blocks(section, "sh")[0].splitlines() if line.startswith("nanochat run")]
     words = command.replace("tiny", "micro").split()[1:]
@@ -155,11 +160,17 @@ def test_the_readme_s_new_stage_works_step_by_step(whole, toy, tmp_path):
     subprocess.run([*python, *words, *toy, "--home", str(tmp_path / "home")], cwd=tmp_path, env=environment, check=True)
     store = FileStore(tmp_path / "home" / "store")
     (address,) = [address for address in store.addresses() if address.startswith("longest/")]
-    rows = json.loads((store.fetch(address) / "longest.json").read_text())
+    rows = json.loads((store.fetch(address) / "longest.json").read_text(encoding="utf-8"))
     assert len(rows) == 10
     assert rows == sorted(rows, key=lambda row: -row["characters"])
     said = subprocess.run(
-        [*python, "knobs", "longest"], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        [*python, "knobs", "longest"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert "count=10: how many" in said.stdout
     assert declaration.count("\n") <= 13

@@ -13,7 +13,7 @@ from nanochat import recipes
 from tests import toy_corpus
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line.split("#")[0].strip()
     for block in re.findall(r"^```sh\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -43,7 +43,7 @@ def test_every_command_is_executed_somewhere():
             continue
         begin = next((begin for begin in ELSEWHERE if command.startswith(begin)), None)
         assert begin, f"nothing executes `{command}`"
-        text = (ROOT / ELSEWHERE[begin]).read_text()
+        text = (ROOT / ELSEWHERE[begin]).read_text(encoding="utf-8")
         verbs = set(begin.split()) - {"nanochat", ".venv/bin/nanochat", "python", "-m", "prefect", "tiny", "longest"}
         assert all(verb in text for verb in verbs), f"{ELSEWHERE[begin]} does not seem to execute `{command}`"
 

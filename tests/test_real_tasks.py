@@ -27,7 +27,7 @@ CODE_ROW = {
 
 
 def write(folder: Path, name: str, *rows: dict) -> Path:
-    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
 
@@ -160,7 +160,7 @@ def test_rows_that_cannot_be_read_are_refused(task, row, complaint):
 @needs_shared
 def test_the_calculator_agrees_with_the_annotations_of_gsm8k():
     agreed = total = 0
-    for line in (SHARED / "gsm8k_train.jsonl").read_text().splitlines()[:1000]:
+    for line in (SHARED / "gsm8k_train.jsonl").read_text(encoding="utf-8").splitlines()[:1000]:
         for call, output in _calls(parts(json.loads(line)["answer"])):
             total += 1
             agreed += _as_number(evaluate(call)) == _as_number(output)

@@ -103,7 +103,7 @@ def test_cancelling_a_pipeline_ends_its_stages_wherever_they_are(pools):
     assert [ended(pools, run).name for run in runs] == ["Cancelled", "Cancelled"]
     [child] = pools.server.runs_tagged(f"address:{addresses[1]}")
     assert ended(pools, child.id).name == "Cancelled"
-    assert "error was encountered while running hook" not in (pools.path / "cpu-pool.log").read_text()
+    assert "error was encountered while running hook" not in (pools.path / "cpu-pool.log").read_text(encoding="utf-8")
     for address, mark in zip(addresses, marks, strict=True):
         assert launch.marked(mark) == []
         assert pools.is_free(address)

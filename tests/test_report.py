@@ -44,7 +44,7 @@ def test_the_table_shows_stages_across_and_tasks_down(tmp_path):
     numbers = report(Report(), place)
     assert numbers["base.bits_per_byte"] == 1.5
     assert numbers["rl.spelling"] == 0.75
-    shown = table(json.loads((place.out / "report.json").read_text()))
+    shown = table(json.loads((place.out / "report.json").read_text(encoding="utf-8")))
     assert shown == (
         "| score                    |   base |    mid |    sft |     rl |\n"
         "|--------------------------|-------:|-------:|-------:|-------:|\n"
@@ -53,7 +53,7 @@ def test_the_table_shows_stages_across_and_tasks_down(tmp_path):
         "| spelling (n=40)          |        | 25.0 % | 50.0 % | 75.0 % |\n"
         "| spelling_tool_call_share |        |  0.0 % |  0.0 % |  0.0 % |"
     )
-    written = (place.out / "report.md").read_text()
+    written = (place.out / "report.md").read_text(encoding="utf-8")
     assert shown in written
     assert "`chat_eval_rl/d4-0123`" in written
     assert "cannot be compared" not in written
@@ -62,13 +62,13 @@ def test_the_table_shows_stages_across_and_tasks_down(tmp_path):
 def test_different_questions_are_marked(tmp_path):
     place = report_place(tmp_path, digests=("a", "b", "c", "b"))
     report(Report(), place)
-    assert "their figures cannot be compared" in (place.out / "report.md").read_text()
+    assert "their figures cannot be compared" in (place.out / "report.md").read_text(encoding="utf-8")
 
 
 def test_what_was_not_run_is_said(tmp_path):
     place = report_place(tmp_path, not_run={"humaneval": "not run: no sandbox"})
     report(Report(), place)
-    assert "humaneval: not run: no sandbox." in (place.out / "report.md").read_text()
+    assert "humaneval: not run: no sandbox." in (place.out / "report.md").read_text(encoding="utf-8")
 
 
 def test_versions_have_addresses_metrics_and_digests(tmp_path):
@@ -76,7 +76,7 @@ def test_versions_have_addresses_metrics_and_digests(tmp_path):
     report(Report(), reported)
     place = register_place(tmp_path, reported)
     assert register(Register(), place) == {"chatcore": 0.75}
-    proposal = json.loads((place.out / "versions.json").read_text())
+    proposal = json.loads((place.out / "versions.json").read_text(encoding="utf-8"))
     assert (proposal["metric"], proposal["candidate"]) == ("chatcore", "rl")
     assert [version["stage"] for version in proposal["versions"]] == ["midtrain", "sft", "rl"]
     last = proposal["versions"][-1]

@@ -40,14 +40,14 @@ def finish(process: subprocess.Popen[bytes], root: Path, name: str) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        pytest.fail((root / f"{name}.log").read_text()[-2000:])
+        pytest.fail((root / f"{name}.log").read_text(encoding="utf-8")[-2000:])
 
 
 def wait_for_step(process: subprocess.Popen[bytes], root: Path, name: str, step: int) -> None:
     """Until the log shows that step."""
     until = time.monotonic() + PATIENCE
     while max((row.get("step", 0) for row in metrics.read(root / name / "metrics.jsonl")), default=0) < step:
-        assert process.poll() is None, (root / f"{name}.log").read_text()[-2000:]
+        assert process.poll() is None, (root / f"{name}.log").read_text(encoding="utf-8")[-2000:]
         assert time.monotonic() < until, f"{name} did not reach step {step}"
         time.sleep(0.005)
 

@@ -232,7 +232,7 @@ def test_the_artifact_is_a_model_that_says_where_it_comes_from(tmp_path: Path) -
     where = place(tmp_path, two_armed_model())
     rl(stage(num_steps=0), where)  # one epoch: ten problems, three a step
     assert sorted(path.name for path in where.out.iterdir()) == sorted(Rl.makes)
-    facts = json.loads((where.out / "model.json").read_text())
+    facts = json.loads((where.out / "model.json").read_text(encoding="utf-8"))
     assert facts["stage"] == "rl"
     assert facts["step"] == 3
     assert facts["optimizer"] == asdict(OptimSettings())

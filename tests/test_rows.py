@@ -23,13 +23,13 @@ def lay(folder, counts, vocab_size=300, sequence_len=7):
     whole, parts, rows = folder / "whole", [], []
     whole.mkdir()
     index = {"sequence_len": sequence_len, "vocab_size": vocab_size, "dtype": row_dtype(vocab_size).name}
-    (whole / "index.json").write_text(json.dumps(index))
+    (whole / "index.json").write_text(json.dumps(index), encoding="utf-8")
     for number, count in enumerate(counts):
         part = folder / f"part{number}"
         part.mkdir()
         some = rng.integers(0, vocab_size, (count, sequence_len + 1))
         (part / "rows.bin").write_bytes(some.astype(row_dtype(vocab_size)).tobytes())
-        (part / "stats.json").write_text(json.dumps({"rows": count, "bytes": 3 * count}))
+        (part / "stats.json").write_text(json.dumps({"rows": count, "bytes": 3 * count}), encoding="utf-8")
         parts.append(part)
         rows.append(some)
     return whole, parts, rows

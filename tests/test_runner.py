@@ -93,9 +93,9 @@ def test_a_collision_of_fingerprints_is_seen(tmp_path):
 def test_a_hit_made_by_other_code_says_so(tmp_path):
     perform(job(), workshop(tmp_path), Recorder())
     path = tmp_path / "store" / job().address / "record.json"
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     record["code"]["nanochat.task_data"] = "0" * 64
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(record), encoding="utf-8")
     assert "made by other code: nanochat.task_data changed" in perform(job(), workshop(tmp_path), Recorder()).note
 
 
@@ -108,7 +108,7 @@ class Script(launch.Process):
 
 def script(tmp_path, text):
     path = tmp_path / "script.py"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return Script(path, 1, tmp_path / "logs", mark=str(tmp_path))
 
 
@@ -124,7 +124,7 @@ def test_stopping_ends_grandchildren_in_sessions_of_their_own(tmp_path):
     process, log = script(tmp_path, GRANDCHILD), tmp_path / "logs" / "stage.log"
 
     def tick():
-        return "enough" if log.exists() and "ready" in log.read_text() else None
+        return "enough" if log.exists() and "ready" in log.read_text(encoding="utf-8") else None
 
     with pytest.raises(Stopped, match="enough"):
         launch.run(process, tick, grace=2)
@@ -135,7 +135,11 @@ def test_a_process_that_ignores_term_is_killed(tmp_path):
     text = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(600)"
     process, log = script(tmp_path, text), tmp_path / "logs" / "stage.log"
     with pytest.raises(Stopped):
-        launch.run(process, lambda: "enough" if log.exists() and "ready" in log.read_text() else None, grace=0.2)
+        launch.run(
+            process,
+            lambda: "enough" if log.exists() and "ready" in log.read_text(encoding="utf-8") else None,
+            grace=0.2,
+        )
     assert launch.marked(str(tmp_path)) == []
 
 
@@ -147,7 +151,7 @@ def test_much_output_blocks_nobody(tmp_path):
 
 def test_the_cause_is_the_stage_s_own_word_or_its_signal_or_its_last_lines(tmp_path):
     log = tmp_path / "stage.log"
-    log.write_text("one\ntwo\n")
+    log.write_text("one\ntwo\n", encoding="utf-8")
     assert launch.cause(1, {"type": "ValueError", "message": "no", "rank": 0}, log) == "ValueError: no"
     assert launch.cause(1, {"type": "ValueError", "message": "no", "rank": 3}, log) == "ValueError: no (rank 3)"
     assert "lower device_batch_size" in launch.cause(1, {"type": "E", "message": "CUDA out of memory", "rank": 0}, log)
@@ -181,10 +185,10 @@ def test_a_stage_dies_with_its_parent(tmp_path):
     root, logs = str(Path(__file__).parents[1]), tmp_path / "logs"
     text = PARENT.format(root=root, child=CHILD.format(root=root), logs=str(logs), mark=str(tmp_path))
     path = tmp_path / "parent.py"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     parent = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, str(path)])
     deadline = time.monotonic() + 60
-    while not ((logs / "stage.log").exists() and "ready" in (logs / "stage.log").read_text()):
+    while not ((logs / "stage.log").exists() and "ready" in (logs / "stage.log").read_text(encoding="utf-8")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert launch.marked(str(tmp_path))
@@ -242,7 +246,9 @@ def test_a_forced_stage_that_fails_leaves_the_old_artifact_in_place(tmp_path):
     source.mkdir()
     row = {"question": "1 + 1?", "answer": "#### 2"}
     for split in ("train", "test"):
-        (source / f"gsm8k_{split}.jsonl").write_text(json.dumps({**row, "question": f"{split}: 1 + 1?"}) + "\n")
+        (source / f"gsm8k_{split}.jsonl").write_text(
+            json.dumps({**row, "question": f"{split}: 1 + 1?"}) + "\n", encoding="utf-8"
+        )
     again = Job(plan([TaskData(tasks="gsm8k", source=str(source))])[0])
     before = perform(again, workshop(tmp_path), Recorder())
     (source / "gsm8k_test.jsonl").unlink()
@@ -261,11 +267,11 @@ def test_two_stores_share_no_work_directory_at_the_same_time(tmp_path):
 
 def test_a_torn_last_line_of_metrics_is_cut_off(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo', encoding="utf-8")
     metrics.Metrics(path).log(2, loss=1.5)
     rows = list(metrics.read(path))
     assert [row["step"] for row in rows] == [1, 2]
-    path.write_text(path.read_text() + "not json\n[1]\n")
+    path.write_text(path.read_text(encoding="utf-8") + "not json\n[1]\n", encoding="utf-8")
     assert len(list(metrics.read(path))) == 2
     nowhere = metrics.Metrics(None)
     nowhere.log(1, loss=1.0)
@@ -289,4 +295,4 @@ def test_what_another_job_left_in_the_environment_makes_no_rank(tmp_path, monkey
         tmp_path, "import os; print([n for n in os.environ if n in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR')])"
     )
     assert launch.run(process, lambda: None) == 0
-    assert (tmp_path / "logs" / "stage.log").read_text() == "[]\n"
+    assert (tmp_path / "logs" / "stage.log").read_text(encoding="utf-8") == "[]\n"

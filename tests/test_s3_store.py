@@ -38,7 +38,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     made = tmp_path / "made"
     made.mkdir()
     (made / "empty").write_bytes(b"")
-    (made / "small.json").write_text("{}")
+    (made / "small.json").write_text("{}", encoding="utf-8")
     (made / "model.safetensors").write_bytes(os.urandom(11 * MIB))
     return {path.name: path for path in made.iterdir()}
 
@@ -356,7 +356,7 @@ def test_what_a_living_process_uses_is_never_evicted(tmp_path):
         "_fill(Cache(Path(sys.argv[1]), limit=10**6), 'b/2', b'2' * 400); print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parents[1])]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8") as other:
         assert other.stdout.readline() == "held\n"
         assert cache.evict() == []
         assert mine.joinpath("data.bin").exists()

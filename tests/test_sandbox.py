@@ -26,7 +26,7 @@ def test_a_program_reads_its_input_and_its_output_comes_back():
 
 @walled
 def test_there_is_no_file_variable_or_network_of_this_machine(tmp_path, monkeypatch):
-    (tmp_path / "secret").write_text("found")
+    (tmp_path / "secret").write_text("found", encoding="utf-8")
     monkeypatch.setenv("NANOCHAT_SECRET", "found")
     seen = sandbox.run(
         "import os, socket\n"
@@ -153,7 +153,7 @@ def test_what_is_not_plain_data_is_named():
 @walled
 @pytest.mark.skipif(not HUMANEVAL.is_file(), reason="HumanEval is not at hand")
 def test_reference_solutions_pass_and_empty_ones_do_not():
-    rows = [json.loads(line) for line in HUMANEVAL.read_text().splitlines()]
+    rows = [json.loads(line) for line in HUMANEVAL.read_text(encoding="utf-8").splitlines()]
     for row in (rows[i] for i in (0, 32, 33, 38, 50, 163)):  # 32, 38 and 50 test with helpers of the prompt, 33 by name
         tests = row["prompt"] + EMPTY_BODY + row["test"]
         judge = lambda body: sandbox.passes(row["prompt"] + body, row["entry_point"], tests)  # noqa: B023, E731
@@ -172,7 +172,7 @@ def test_nothing_is_left_running():
 
 def _is_sandbox_of_this_test(process: Path) -> bool:
     try:
-        fields = (process / "stat").read_text()
+        fields = (process / "stat").read_text(encoding="utf-8")
     except OSError:
         return False
     name, rest = fields.split("(", 1)[1].rsplit(")", 1)
@@ -195,7 +195,7 @@ def test_without_bubblewrap_nothing_is_run(monkeypatch):
 
 def test_where_bubblewrap_does_not_work_the_reason_is_told(monkeypatch, tmp_path):
     broken = tmp_path / "bwrap"
-    broken.write_text("#!/bin/sh\necho 'No permissions to create new namespace' >&2\nexit 1\n")
+    broken.write_text("#!/bin/sh\necho 'No permissions to create new namespace' >&2\nexit 1\n", encoding="utf-8")
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     sandbox.unavailable.cache_clear()

@@ -32,7 +32,7 @@ def test_our_own_server_is_started_once_and_stopped_on_request(tmp_path, monkeyp
             url = server.ensure(where)
             assert os.environ["PREFECT_API_URL"] == url
             assert server.ensure(where) == server.running(where) == url
-            pid = json.loads((tmp_path / "prefect" / server.STATE).read_text())["pid"]
+            pid = json.loads((tmp_path / "prefect" / server.STATE).read_text(encoding="utf-8"))["pid"]
             monkeypatch.setattr(server, "PROBE_SECONDS", 0.1)
             os.kill(pid, signal.SIGSTOP)  # a machine so busy that several probes get no answer
             threading.Timer(1.0, os.kill, (pid, signal.SIGCONT)).start()
@@ -45,16 +45,18 @@ def test_our_own_server_is_started_once_and_stopped_on_request(tmp_path, monkeyp
 def test_a_torn_note_of_a_server_and_the_note_of_a_dead_one_are_none(tmp_path):
     where, note = settings.read({}, home=tmp_path), tmp_path / "prefect" / server.STATE
     note.parent.mkdir()
-    note.write_text('{"url": "http://127.0')
+    note.write_text('{"url": "http://127.0', encoding="utf-8")
     assert server.running(where) is None
-    note.write_text(json.dumps({"url": "http://127.0.0.1:1/api", "pid": os.getpid(), "started": "another"}))
+    note.write_text(
+        json.dumps({"url": "http://127.0.0.1:1/api", "pid": os.getpid(), "started": "another"}), encoding="utf-8"
+    )
     assert server.running(where) is None
 
 
 def test_an_answer_counts_only_where_the_port_is_our_servers():
     listen = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
     shell = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {listen!r}])"]
-    with subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as ours:
+    with subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8") as ours:
         port = int(ours.stdout.readline())
         with socket.create_server(("127.0.0.1", 0)) as others:
             assert server.listens(ours.pid, port)

@@ -48,7 +48,9 @@ def test_the_number_of_shards_keeps_the_shards_that_are_there():
 
 def test_addresses_are_the_same_in_another_process():
     script = "from nanochat import recipes; from nanochat.plan import plan\nfor s in plan(recipes.stages_of('micro')): print(s.address)"
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, encoding="utf-8"
+    ).stdout.split()
     assert printed == list(addresses().values())
 
 

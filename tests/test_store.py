@@ -21,7 +21,7 @@ def store(tmp_path):
 def publish(store, tmp_path, address="pretrain/d1-00000000", text="weights"):
     source = tmp_path / "source"
     source.mkdir(exist_ok=True)
-    (source / "model.bin").write_text(text)
+    (source / "model.bin").write_text(text, encoding="utf-8")
     return store.publish(address, {"model.bin": source / "model.bin"}, {"preimage": {"stage": "pretrain"}})
 
 
@@ -29,7 +29,7 @@ def test_a_published_artifact_is_found_whole(store, tmp_path):
     record = publish(store, tmp_path)
     assert record["files"]["model.bin"]["size"] == 7
     assert store.record("pretrain/d1-00000000") == record
-    assert (store.fetch("pretrain/d1-00000000") / "model.bin").read_text() == "weights"
+    assert (store.fetch("pretrain/d1-00000000") / "model.bin").read_text(encoding="utf-8") == "weights"
     assert store.addresses() == ["pretrain/d1-00000000"]
 
 
@@ -53,8 +53,8 @@ def test_a_damaged_file_is_refused_with_the_remedy(store, tmp_path, damage):
     publish(store, tmp_path)
     path = store.root / "pretrain/d1-00000000/model.bin"
     {
-        "truncate": lambda: path.write_text("wei"),
-        "alter": lambda: path.write_text("weighty"[:7]),
+        "truncate": lambda: path.write_text("wei", encoding="utf-8"),
+        "alter": lambda: path.write_text("weighty"[:7], encoding="utf-8"),
         "remove": path.unlink,
     }[damage]()
     with pytest.raises(Damaged, match="--force pretrain"):
@@ -75,7 +75,7 @@ def test_a_conditional_put_lets_one_writer_win(store):
 
 
 def test_a_store_that_cannot_be_written_is_refused_with_its_name(tmp_path):
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     with pytest.raises(ValueError, match="cannot be written"):
         FileStore(tmp_path / "file" / "store").check_writable()
 

@@ -22,7 +22,7 @@ def place_in(folder: Path) -> Place:
 
 def write(path: Path, *rows: dict) -> None:
     path.parent.mkdir(exist_ok=True, parents=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def gsm(*names: str) -> list[dict]:
@@ -40,7 +40,7 @@ def test_local_lines_are_checked_counted_and_digested(tmp_path):
     write(tmp_path / "gsm8k_test.jsonl", *gsm("plums"))
     place = place_in(tmp_path)
     assert fetch(TaskData(tasks="gsm8k", source=str(tmp_path)), place) == {"rows": 3.0}
-    index = json.loads((place.out / "index.json").read_text())
+    index = json.loads((place.out / "index.json").read_text(encoding="utf-8"))
     assert index["tasks"] == ["gsm8k"]
     for name, rows in (("gsm8k_train.jsonl", 2), ("gsm8k_test.jsonl", 1)):
         data = (place.out / name).read_bytes()
@@ -53,7 +53,9 @@ def test_a_training_row_that_is_also_tested_is_left_out(tmp_path):
     write(tmp_path / "gsm8k_test.jsonl", *gsm("plums"))
     place = place_in(tmp_path)
     fetch(TaskData(tasks="gsm8k", source=str(tmp_path)), place)
-    assert json.loads((place.out / "index.json").read_text())["files"]["gsm8k_train.jsonl"]["in_test"] == 1
+    assert (
+        json.loads((place.out / "index.json").read_text(encoding="utf-8"))["files"]["gsm8k_train.jsonl"]["in_test"] == 1
+    )
     train = {row["messages"][0]["content"] for row in make("gsm8k", "train", place.out)}
     test = {row["messages"][0]["content"] for row in make("gsm8k", "test", place.out)}
     assert train == {"How many apples?", "How many pears?"}
@@ -76,7 +78,7 @@ def test_a_training_row_that_another_task_tests_is_left_out(tmp_path):
     for order in ("gsm8k, mmlu, smoltalk", "smoltalk, mmlu, gsm8k"):
         place = place_in(tmp_path)
         fetch(TaskData(tasks=order, source=str(tmp_path)), place)
-        files = json.loads((place.out / "index.json").read_text())["files"]
+        files = json.loads((place.out / "index.json").read_text(encoding="utf-8"))["files"]
         assert {name: (entry["rows"], entry["in_test"]) for name, entry in files.items()} == {
             "gsm8k_train.jsonl": (1, 1),
             "gsm8k_test.jsonl": (1, 0),
@@ -95,13 +97,13 @@ def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path):
     write(tmp_path / "gsm8k_test.jsonl", *gsm("plums"), {"question": "?", "answer": "1"})
     with pytest.raises(ValueError, match=r"gsm8k_test\.jsonl, line 2: answer: needs to end with"):
         fetch(stage, place)
-    (tmp_path / "gsm8k_test.jsonl").write_text('{"question": \n')
+    (tmp_path / "gsm8k_test.jsonl").write_text('{"question": \n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"gsm8k_test\.jsonl, line 1: not JSON"):
         fetch(stage, place)
-    (tmp_path / "gsm8k_test.jsonl").write_text("[1]\n")
+    (tmp_path / "gsm8k_test.jsonl").write_text("[1]\n", encoding="utf-8")
     with pytest.raises(ValueError, match="line 1: needs an object, found list"):
         fetch(stage, place)
-    (tmp_path / "gsm8k_test.jsonl").write_text("")
+    (tmp_path / "gsm8k_test.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match=r"gsm8k_test\.jsonl came out empty"):
         fetch(stage, place)
 
@@ -157,7 +159,8 @@ def test_the_published_files_are_read(tmp_path):
     place = place_in(tmp_path)
     fetch(TaskData(tasks="mmlu, gsm8k, arc_easy, arc_challenge, humaneval", source=str(SHARED)), place)
     counts = {
-        name: entry["rows"] for name, entry in json.loads((place.out / "index.json").read_text())["files"].items()
+        name: entry["rows"]
+        for name, entry in json.loads((place.out / "index.json").read_text(encoding="utf-8"))["files"].items()
     }
     published = {"mmlu": 14042, "gsm8k": 1319, "arc_easy": 2376, "arc_challenge": 1172, "humaneval": 164}
     assert {name: counts[f"{name}_test.jsonl"] for name in published} == published

@@ -187,7 +187,7 @@ def test_gather_writes_what_the_reader_needs(tmp_path, bytes_tokenizer):
     assert numbers["train_rows"] == len(rows) > 0
     assert numbers["validation_rows"] == len(Rows.validation(training))
     assert np.all(rows[:][:, 0] == tokenizer.bos)
-    index = json.loads((whole / "index.json").read_text())
+    index = json.loads((whole / "index.json").read_text(encoding="utf-8"))
     assert (index["dtype"], index["sequence_len"], index["vocab_size"]) == ("uint16", 16, tokenizer.vocab_size)
     token_bytes = np.load(whole / "token_bytes.npy")
     assert token_bytes.dtype == np.int32

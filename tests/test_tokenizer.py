@@ -146,14 +146,14 @@ def test_a_malformed_file_is_refused_with_its_name(
 ) -> None:
     path = tmp_path / "tokenizer.json"
     tokenizer.save(path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(ValueError, match=f"tokenizer.json is not a tokenizer of nanochat: .*{reason}"):
         Tokenizer.from_file(path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format":', "\x00"])
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "t.json").write_text(content)
+    (tmp_path / "t.json").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"t\.json is not a tokenizer"):
         Tokenizer.from_file(tmp_path / "t.json")
     with pytest.raises(FileNotFoundError):
@@ -207,7 +207,7 @@ def test_too_little_text_is_refused_and_leaves_nothing(tmp_path: Path, texts: li
 
 def test_the_file_is_the_format_that_is_documented(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "tokenizer.json")
-    fields = json.loads((tmp_path / "tokenizer.json").read_text())
+    fields = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     assert set(fields) == {"format", "pattern", "tokens", "special_tokens"}
     assert [base64.b64decode(token) for token in fields["tokens"]] == list(tokenizer.tokens)
     assert tuple(fields["special_tokens"]) == SPECIAL_TOKENS

@@ -45,6 +45,10 @@ def rows(first: int, last: int, at: float = 1000.0) -> list[dict]:
     return [{"step": s, "time": at + s, "loss": 5 - s / 100, "tok_per_s": 1e4, "note": "x"} for s in range(first, last)]
 
 
+def as_lines(many: list[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in many)
+
+
 def info(address: str, inputs: dict | None = None, **params: object) -> dict:
     tags = {"execution.device_batch_size": 8, "git_dirty": False}
     return {"address": address, "name": address.split("/")[0], "params": params, "tags": tags, "inputs": inputs or {}}
@@ -78,8 +82,9 @@ class Seen:
 def test_a_pipeline_is_a_parent_run_with_a_child_per_stage(uri, name, tmp_path):
     store, made = FileStore(tmp_path / "store"), tmp_path / "made"
     made.mkdir()
-    (made / "scores.json").write_text(json.dumps({"tasks": {"spelling": {"accuracy": 0.75, "baseline": 0.25}}}))
-    (made / "samples.md").write_text("# hello\n")
+    scores = {"tasks": {"spelling": {"accuracy": 0.75, "baseline": 0.25}}}
+    (made / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    (made / "samples.md").write_text("# hello\n", encoding="utf-8")
     record = store.publish("midtrain/d4-01", {path.name: path for path in made.iterdir()}, {})
     inputs = {"midtrain": {"address": "midtrain/d4-01", "uri": store.location("midtrain/d4-01"), "record": record}}
 
@@ -164,8 +169,8 @@ def test_what_is_made_again_on_request_is_a_run_of_its_own(database, name):
 def test_a_stage_made_while_mlflow_was_away_is_told_by_the_next_run(database, name, tmp_path):
     store, made = FileStore(tmp_path / "store"), tmp_path / "made"
     made.mkdir()
-    (made / "samples.md").write_text("# hello\n")
-    (made / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(0, 30)))
+    (made / "samples.md").write_text("# hello\n", encoding="utf-8")
+    (made / "metrics.jsonl").write_text(as_lines(rows(0, 30)), encoding="utf-8")
     files = {path.name: path for path in made.iterdir()}
     record = store.publish("sft/d4-01", files, {"numbers": {"chatcore": 0.5}, "finished": 2000.0})
 
@@ -275,7 +280,7 @@ def test_rows_that_mlflow_would_not_take_go_with_the_next_batch(database, name):
 
 def test_rows_that_mlflow_refused_to_the_end_are_told_by_the_next_run(database, name, tmp_path):
     store, lines = FileStore(tmp_path / "store"), tmp_path / "metrics.jsonl"
-    lines.write_text("".join(json.dumps(row) + "\n" for row in rows(0, 30)))
+    lines.write_text(as_lines(rows(0, 30)), encoding="utf-8")
     record = store.publish("sft/d4-01", {lines.name: lines}, {"numbers": {}, "finished": 2000.0})
     tracker = Tracker(database, name)
     run = tracker.stage_run(tracker.pipeline_run("p", "tiny", {}), info("sft/d4-01"))

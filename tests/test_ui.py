@@ -25,7 +25,11 @@ def test_one_command_opens_both_pages_and_takes_mlflow_along(tmp_path, number, c
     # port 0: another `nanochat ui` of this machine, or another run of this test, wants the usual one too
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     child = subprocess.Popen(
-        [*COMMAND, "--mlflow-port", "0", "--home", str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True
+        [*COMMAND, "--mlflow-port", "0", "--home", str(tmp_path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
     try:
         addresses = dict(next(child.stdout).split() for _ in range(2))

@@ -25,7 +25,9 @@ def shard(directory: Path, texts: list[str], part: int = 1) -> Place:
     for folder in ("download", "out"):
         (directory / folder).mkdir(parents=True)
     pq.write_table(pa.table({"text": pa.array(texts, pa.string())}), directory / "download" / "text.parquet")
-    (directory / "download" / "stats.json").write_text(json.dumps({"characters": sum(map(len, texts))}))
+    (directory / "download" / "stats.json").write_text(
+        json.dumps({"characters": sum(map(len, texts))}), encoding="utf-8"
+    )
     metrics = Metrics(directory / "metrics.jsonl")
     return Place({"download": directory / "download"}, {}, directory / "out", directory, metrics, part=part)
 
@@ -86,7 +88,9 @@ def test_the_validation_shard_is_not_counted_and_the_parts_add_up(tmp_path: Path
     whole.mkdir()
     numbers = gather(knobs(), Place({}, {"word_counts": tuple(p.out for p in places)}, whole, whole, Metrics(None)))
     assert numbers == {"characters": 6, "bytes": 10}
-    assert [part["distinct_words"] for part in json.loads((whole / "index.json").read_text())["parts"]] == [0, 2, 1]
+    assert [
+        part["distinct_words"] for part in json.loads((whole / "index.json").read_text(encoding="utf-8"))["parts"]
+    ] == [0, 2, 1]
 
 
 def test_a_shard_is_read_in_order(tmp_path: Path) -> None:
