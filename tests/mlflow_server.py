@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -77,3 +78,8 @@ def serve(directory: Path, port: int) -> Iterator[MlflowServer]:
         yield server
     finally:
         server.kill()
+
+
+def as_lines(rows):
+    """Rows of metrics as their file has them."""
+    return "".join(json.dumps(row) + "\n" for row in rows)

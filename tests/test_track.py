@@ -45,10 +45,6 @@ def rows(first: int, last: int, at: float = 1000.0) -> list[dict]:
     return [{"step": s, "time": at + s, "loss": 5 - s / 100, "tok_per_s": 1e4, "note": "x"} for s in range(first, last)]
 
 
-def as_lines(many: list[dict]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in many)
-
-
 def info(address: str, inputs: dict | None = None, **params: object) -> dict:
     tags = {"execution.device_batch_size": 8, "git_dirty": False}
     return {"address": address, "name": address.split("/")[0], "params": params, "tags": tags, "inputs": inputs or {}}
@@ -170,7 +166,7 @@ def test_a_stage_made_while_mlflow_was_away_is_told_by_the_next_run(database, na
     store, made = FileStore(tmp_path / "store"), tmp_path / "made"
     made.mkdir()
     (made / "samples.md").write_text("# hello\n", encoding="utf-8")
-    (made / "metrics.jsonl").write_text(as_lines(rows(0, 30)), encoding="utf-8")
+    (made / "metrics.jsonl").write_text(mlflow_server.as_lines(rows(0, 30)), encoding="utf-8")
     files = {path.name: path for path in made.iterdir()}
     record = store.publish("sft/d4-01", files, {"numbers": {"chatcore": 0.5}, "finished": 2000.0})
 
@@ -280,7 +276,7 @@ def test_rows_that_mlflow_would_not_take_go_with_the_next_batch(database, name):
 
 def test_rows_that_mlflow_refused_to_the_end_are_told_by_the_next_run(database, name, tmp_path):
     store, lines = FileStore(tmp_path / "store"), tmp_path / "metrics.jsonl"
-    lines.write_text(as_lines(rows(0, 30)), encoding="utf-8")
+    lines.write_text(mlflow_server.as_lines(rows(0, 30)), encoding="utf-8")
     record = store.publish("sft/d4-01", {lines.name: lines}, {"numbers": {}, "finished": 2000.0})
     tracker = Tracker(database, name)
     run = tracker.stage_run(tracker.pipeline_run("p", "tiny", {}), info("sft/d4-01"))
