@@ -146,11 +146,11 @@ def command_ui(args: argparse.Namespace, open_store: Any) -> int:
         return 0
     _prepare(where.tracking_uri)
     port = server.free_port(args.mlflow_port)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri"]
-    command += [tracking_uri.absolute(where.tracking_uri)]
+    backend = ("--backend-store-uri", tracking_uri.absolute(where.tracking_uri))
+    command = launch.python_command("mlflow", "server", *backend)
     command += ["--artifacts-destination", str(where.home / "mlartifacts")]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = launch.child_environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true")
     log = where.home / "mlflow-server.log"
     where.home.mkdir(parents=True, exist_ok=True)
     said_before = log.stat().st_size if log.exists() else 0

@@ -15,7 +15,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 from flows import first_use, loopback, service_log
 from flows.settings import Settings
-from nanochat.launch import MARK, sweep
+from nanochat.launch import MARK, child_environment, python_command, sweep
 from nanochat.lease import started_at
 
 PREFERRED_PORT = 4200
@@ -159,14 +158,19 @@ def _start(home: Path) -> str:
 
 def _launch(home: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
     """Prefect's foreground server in a session of its own: its `--background` keeps no output."""
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, **QUIET, MARK: _mark(home), "PREFECT_HOME": str(home), "PREFECT_API_URL": ""}
+    words = ("server", "start", "--host", "127.0.0.1", "--port", str(port))
+    environment = child_environment(**QUIET, **{MARK: _mark(home)}, PREFECT_HOME=str(home), PREFECT_API_URL="")
     if re.search("[%?#]", str(home)):  # Prefect writes the path into a URL as it is
         environment.setdefault("PREFECT_SERVER_DATABASE_CONNECTION_URL", _database_url(home))
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every import would be slow
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            python_command("prefect", *words),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     STARTED.append(process)
     return process

@@ -121,3 +121,17 @@ def test_a_rank_that_meets_nobody_says_so(monkeypatch):
         distributed.start("cpu")
     report = {"type": "RuntimeError", "message": str(raised.value), "rank": 1}
     assert launch.cause(1, report, Path("none")).startswith("communication between ranks: ")
+
+
+def test_servers_that_we_start_take_no_code_from_the_working_directory(decoys, tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-P", "-m", "flows.cli", "ui", "--mlflow-port", "0", "--home", str(tmp_path / "home")]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    try:
+        said = [next(child.stdout, "") for _ in range(2)]
+        assert [line.split()[:1] for line in said] == [["Prefect"], ["MLflow"]]
+    finally:
+        child.terminate()
+        child.communicate()
+        subprocess.run([*command[:5], "--stop", "--home", str(tmp_path / "home")], env=environment, check=True)
