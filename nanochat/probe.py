@@ -17,18 +17,21 @@ from nanochat.pipeline import Pretrain, Tokenize, Tokenizer
 from nanochat.plan import Step
 
 SHAPE = (4096, 256, 1024)  # rows, inner, columns: of a small model's feed-forward on 16 rows of 256 tokens
-# Fitted to the demo on two kinds of processor, see docs/log.md: the share of the measured rate that training reaches,
-# and the seconds of a stage that no matrix product explains (start, compilation, generation one token at a time).
-SHARE = 0.55
-STAGE_SECONDS = 15.0
+LOOP = 2_000_000  # turns of a loop in Python, whose time stands for all that is no matrix product
+# Fitted to the demo on two AVX2 cores, see docs/log.md. A step takes what its products take at the measured rate, and
+# for all else so many seconds a token, layer and channel; a stage takes so many times the loop beside its steps (to
+# start, to compile, to generate one token at a time).
+ELEMENTWISE_SECONDS = 7e-8
+LOOPS_A_STAGE = 110.0
 
 
 @dataclass(frozen=True)
 class Rate:
-    """FLOP/s of matrix products in the precision that the machine multiplies fast, and which that is."""
+    """FLOP/s of matrix products in the precision that the machine multiplies fast, its name, seconds of the loop."""
 
     flops: float
     arithmetic: str
+    loop_seconds: float
 
     def __str__(self) -> str:
         return f"{self.flops / 1e9:,.0f} GFLOP/s in {self.arithmetic}"
@@ -54,7 +57,14 @@ def matrix_rate(seconds: float = 1.0) -> Rate:
         a @ b
         wait()
         taken.append(time.perf_counter() - begun)
-    return Rate(2 * rows * inner * columns / statistics.median(taken), arithmetic(dtype, device))
+    flops = 2 * rows * inner * columns / statistics.median(taken)
+    return Rate(flops, arithmetic(dtype, device), statistics.median(_loop() for _ in range(3)))
+
+
+def _loop() -> float:
+    begun = time.perf_counter()
+    sum(number * number for number in range(LOOP))
+    return time.perf_counter() - begun
 
 
 def seconds_of(steps: Iterable[Step], to_make: set[str], rate: Rate) -> float | None:
@@ -70,5 +80,6 @@ def seconds_of(steps: Iterable[Step], to_make: set[str], rate: Rate) -> float | 
         tokens[name] = stage.num_steps * (stage.total_batch_size or derived.total_batch_size)
         if not tokens[name] and name in to_make:
             return None
-    flops = sum(count * derived.config.flops_per_token() for name, count in tokens.items() if name in to_make)
-    return len(to_make) * STAGE_SECONDS + flops / (SHARE * rate.flops)
+    config, count = derived.config, sum(count for name, count in tokens.items() if name in to_make)
+    a_token = config.flops_per_token() / rate.flops + ELEMENTWISE_SECONDS * config.n_layer * config.n_embd
+    return len(to_make) * LOOPS_A_STAGE * rate.loop_seconds + count * a_token
