@@ -133,7 +133,7 @@ def test_spelling_accepts_the_letters_in_order(answer, monkeypatch):
     task = make("spelling", "test")
     monkeypatch.setattr(task, "word", lambda index: "cat")
     assert task.correct(0, answer)
-    for wrong in ("c a", "c a t s", "a c t", "cat", "c-a-t"):
+    for wrong in ("c a", "c a t s", "a c t", "cat", "ca t", "c-at"):
         assert not task.correct(0, wrong)
 
 
