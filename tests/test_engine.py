@@ -231,7 +231,7 @@ def test_no_prompts_no_answers() -> None:
         ([[BOS] * 48], {}, "a prompt of 48 tokens: the context takes 1 to 47"),
         ([[BOS], []], {}, "a prompt of 0 tokens"),
         ([[BOS, 265]], {}, r"ids outside 0\.\.264"),
-        ([[BOS]], {"max_new_tokens": 0}, "max_new_tokens=0: must be at least 1"),
+        ([[BOS]], {"max_new_tokens": 0}, "max_new_tokens=0: must be a whole number, at least 1"),
         ([[BOS]], {"num_samples": 0}, "num_samples=0: must be at least 1"),
         ([[BOS]], {"temperature": -1.0}, "temperature=-1.0"),
         ([[BOS]], {"top_k": 0}, "top_k=0"),
