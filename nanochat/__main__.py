@@ -48,7 +48,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def add_place(parser: argparse.ArgumentParser) -> None:
     """Where things lie."""
-    home, store = environment.home(), environment.store()
+    home, store = environment.text("NANOCHAT_HOME", environment.HOME), environment.store()  # argparse reads it as given
     parser.add_argument("--home", type=folder, default=home, help="work, logs, default store (.nanochat)")
     parser.add_argument("--store", default=store, help="folder, file:// or s3:// (HOME/store)")
 
@@ -146,6 +146,7 @@ def command_chat(args: argparse.Namespace, open_store: OpenStore) -> int:
             raise ValueError(f"{address} is no model: name one of a stage that trains, or none for the newest")
         directory = store.fetch(address)
         print(address, file=sys.stderr)
+    os.environ.update(launch.bounded_spin(os.environ))  # before torch is loaded
     from nanochat import chat
     from nanochat import sampling as limits
 

@@ -79,9 +79,12 @@ def child_environment(**more: str) -> dict[str, str]:
     if str(ROOT) not in (*paths, sysconfig.get_path("purelib")):
         paths.insert(0, str(ROOT))
     ours = {"PYTHONUTF8": "1", "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    if not any(kept.get(name) for name in OWN_SPIN):
-        ours["GOMP_SPINCOUNT"] = SPIN_COUNT
-    return {**kept, **ours, **more}
+    return {**kept, **ours, **bounded_spin(kept), **more}
+
+
+def bounded_spin(environment: Mapping[str, str]) -> dict[str, str]:
+    """What bounds the spin of OpenMP's threads, if nothing says how they wait; it is read when torch is loaded."""
+    return {} if any(environment.get(name) for name in OWN_SPIN) else {"GOMP_SPINCOUNT": SPIN_COUNT}
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def folder(text: str | Path) -> Path:
 
 def file_uri(path: Path) -> str:
     """The store URI of a folder."""
-    return f"{FILE}{path.expanduser().absolute()}"
+    return f"{FILE}{path.absolute()}"
 
 
 def folder_of(uri: str) -> Path:

@@ -25,7 +25,7 @@ class Download(Stage, makes=("index.json",), mapped=True):
     url: str = execution(
         "", "where the shards are: https://, s3:// or file:// with {index:05d}, or datasets:PATH/CONFIG/SPLIT"
     )
-    num_shards: int = identity(1, "training shards to fetch", at_least=1, of_parts=False)
+    num_shards: int = identity(1, "training shards to fetch", at_least=1, at_most=100_000, of_parts=False)
     validation_shard: int = identity(
         -1, "index of the pinned validation shard in the source; -1: the embedded corpus's own"
     )
@@ -162,7 +162,10 @@ class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"
     """Pretrains a GPT whose every size follows from its depth."""
 
     depth: int = identity(
-        20, "layers: the one dial; width, heads, batch, horizon, learning rates and decay follow", at_least=1
+        20,
+        "layers: the one dial; width, heads, batch, horizon, learning rates and decay follow",
+        at_least=1,
+        at_most=1000,
     )
     architecture: Literal["modern", "classic"] = identity(
         "modern", "classic: the plain model of the first write-ups; modern: what was learned since"

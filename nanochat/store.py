@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.durable import sync
-from nanochat.locations import file_uri
+from nanochat.locations import file_uri, folder
 from nanochat.stage import shortened, unknown
 
 RECORD = "record.json"
@@ -144,8 +144,8 @@ class FileStore(Store):
     """A folder. Conditional puts hold one lock file; everything else is write-aside and rename."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.uri = file_uri(root)
+        self.root = folder(root)
+        self.uri = file_uri(self.root)
         self._verified: dict[str, str] = {}
 
     def _path(self, key: str) -> Path:

@@ -102,6 +102,8 @@ def store(tmp_path):
         (["plan", "micro", "seed=٣"], "pretrain.seed = '٣'"),
         (["plan", "micro", "seed=" + "9" * 5000], "pretrain.seed: the number is too large"),
         (["plan", "micro", f"seed={LARGEST + 1}"], "pretrain.seed: the number is too large"),
+        (["plan", "micro", "pretrain.depth=1000000000000"], "pretrain.depth = 1000000000000: must be at most 1000"),
+        (["plan", "micro", "download.num_shards=1000000000"], "must be at most 100000"),
         (["plan", "micro", "rl.lr_frac=1e"], "rl.lr_frac = '1e': needs a number"),
         (["plan", "micro", "rl.lr_frac=inf"], "rl.lr_frac = inf"),
         (["plan", "micro", "download.url=a\0b"], "cannot be printed"),
@@ -264,3 +266,11 @@ def test_a_home_that_is_a_file_is_said_to_be_one(tmp_path, capsys):
         assert cli.main(["ls", "--home", str(tmp_path / home)]) in (0, 1, 2)
     assert main(["run", "micro", "--only", "task_data", "--home", str(tmp_path / "file")]) in (1, 2)
     assert "file" in capsys.readouterr().err
+
+
+def test_a_home_of_a_user_that_is_not_there_is_refused_in_every_command(monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_HOME", "~nobody-here/nc")
+    with pytest.raises(SystemExit) as end:
+        main(["plan", "micro"])
+    assert end.value.code == 2
+    assert "--home" in capsys.readouterr().err
