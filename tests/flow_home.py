@@ -37,11 +37,11 @@ class FlowHome:
     def steps(self, *more, only=()):
         return {step.name: step for step in plan(apply(stages_of("micro"), [*self.settings, *more]), only)}
 
-    def start(self, *more, only="", url="", under=()):
+    def start(self, *more, only="", url=""):
         """`nanochat run micro`."""
         environment = {**os.environ, **self.server.environment, "NANOCHAT_HOME": str(self.path)}
         environment |= {"PREFECT_API_URL": url} if url else {}
-        command = [*under, sys.executable, "-m", "flows.cli", "run", "micro", *self.settings, *more]
+        command = [sys.executable, "-m", "flows.cli", "run", "micro", *self.settings, *more]
         command += ["--only", only] if only else []
         with self.log.open("wb") as log:
             return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)

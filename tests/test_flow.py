@@ -165,15 +165,6 @@ def test_a_signal_ends_the_run_and_says_so(home, number):
     assert [status for tracked in (address, run.id) for status, _ in home.tracked(tracked)] == ["KILLED", "KILLED"]
 
 
-def test_a_closed_terminal_ends_nothing_under_nohup(home):
-    knobs = ("midtrain.num_steps=30",)
-    process, address = home.start(*knobs, only="midtrain", under=["nohup"]), home.steps(*knobs)["midtrain"].address
-    home.at_work(process, address)
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(100) == 0, home.log.read_text(encoding="utf-8")
-    assert home.store.record(address) is not None
-
-
 def test_ctrl_c_leaves_nothing_running(home):
     process, address = home.start(*LONG, only="midtrain"), home.steps(*LONG)["midtrain"].address
     mark = home.at_work(process, address)

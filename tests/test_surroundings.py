@@ -1,9 +1,11 @@
 """Processes of our own in surroundings that work against them: files that stand in for libraries, an ASCII locale, a machine
 whose name does not resolve, a process that never meets the others."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 
 from nanochat import distributed, launch
 from tests import toy_corpus
+from tests.decoys import lay_decoys
 
 ROOT = Path(__file__).parents[1]
 NAMELESS = ("unshare", "--user", "--map-root-user", "--uts")  # in a machine name of one's own
@@ -22,8 +25,7 @@ UNKNOWN_NAME = "hostname no-such-name.invalid"
 @pytest.fixture
 def decoys(tmp_path, monkeypatch):
     """A working directory with files named like modules of the standard library, of libraries, and of ours."""
-    for name in ("copy", "pyarrow", "torch", "numpy", "json", "nanochat", "flows"):
-        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the working directory: {name}.py was run')\n", "utf-8")
+    lay_decoys(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -123,15 +125,14 @@ def test_a_rank_that_meets_nobody_says_so(monkeypatch):
     assert launch.cause(1, report, Path("none")).startswith("communication between ranks: ")
 
 
-def test_servers_that_we_start_take_no_code_from_the_working_directory(decoys, tmp_path, monkeypatch):
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-P", "-m", "flows.cli", "ui", "--mlflow-port", "0", "--home", str(tmp_path / "home")]
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8")
-    try:
-        said = [next(child.stdout, "") for _ in range(2)]
-        assert [line.split()[:1] for line in said] == [["Prefect"], ["MLflow"]]
-    finally:
-        child.terminate()
-        child.communicate()
-        subprocess.run([*command[:5], "--stop", "--home", str(tmp_path / "home")], env=environment, check=True)
+@pytest.mark.parametrize(("under", "code"), [((), -signal.SIGTERM), (("nohup",), 0)])
+def test_a_closed_terminal_ends_a_process_as_sigterm_does_and_nothing_under_nohup(under, code):
+    program = "import sys; from nanochat import launch\nwith launch.hanging_up_terminates(): print(flush=True); input()"
+    command = [*under, sys.executable, "-c", program]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes) as child:
+        child.stdout.readline()
+        child.send_signal(signal.SIGHUP)
+        with contextlib.suppress(BrokenPipeError):
+            child.communicate(b"\n", timeout=30)
+        assert child.returncode == code

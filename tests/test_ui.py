@@ -10,9 +10,11 @@ from contextlib import closing
 import pytest
 
 from flows import loopback, server, settings, track
+from tests.decoys import lay_decoys
+from tests.prefect_server import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")  # of MLflow's own queries
-COMMAND = [sys.executable, "-m", "flows.cli", "ui"]  # what `.venv/bin/nanochat ui` is
+COMMAND = [sys.executable, "-P", "-m", "flows.cli", "ui"]  # what `.venv/bin/nanochat ui` is
 
 
 def page(url):
@@ -22,11 +24,15 @@ def page(url):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_one_command_opens_both_pages_and_takes_mlflow_along(tmp_path, number, code):
+    """From a working directory whose files are named like libraries: no server takes them for code."""
+    (tmp_path / "here").mkdir()
+    lay_decoys(tmp_path / "here")
     # port 0: another `nanochat ui` of this machine, or another run of this test, wants the usual one too
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     child = subprocess.Popen(
         [*COMMAND, "--mlflow-port", "0", "--home", str(tmp_path)],
-        env=environment,
+        cwd=tmp_path / "here",
+        env={**environment, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
