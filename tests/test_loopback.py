@@ -72,7 +72,8 @@ def test_our_probe_needs_no_exemption_and_another_host_keeps_its_proxy(monkeypat
             loopback.open_url("http://127.0.0.1:9/", 5)
         assert seen == []
         loopback.exempt()
-        with urllib.request.build_opener().open("http://far.example/x", timeout=5) as answer:
+        opener = urllib.request.build_opener()
+        with opener.open("http://far.example/x", timeout=5) as answer:
             assert answer.read() == b"hi"
         assert seen == ["GET http://far.example/x HTTP/1.1"]
 
