@@ -48,9 +48,23 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def add_place(parser: argparse.ArgumentParser) -> None:
     """Where things lie."""
-    home, store = environment.text("NANOCHAT_HOME", environment.HOME), environment.store()  # argparse reads it as given
-    parser.add_argument("--home", type=folder, default=home, help="work, logs, default store (.nanochat)")
-    parser.add_argument("--store", default=store, help="folder, file:// or s3:// (HOME/store)")
+    store = environment.store()
+    parser.add_argument("--home", type=_home, default="", help="work, logs, default store (.nanochat)")
+    parser.add_argument(
+        "--store",
+        type=lambda given: given if given.strip() else store,
+        default=store,
+        help="folder, file:// or s3:// (HOME/store)",
+    )
+
+
+def _home(given: str) -> Path:
+    """The option's folder; NANOCHAT_HOME's where it is blank, as `--home "$UNSET"` makes it."""
+    try:
+        return folder(given) if given.strip() else environment.home()
+    except ValueError as error:
+        source = "" if given.strip() else "NANOCHAT_HOME = "
+        raise argparse.ArgumentTypeError(f"{source}{error}") from error
 
 
 def planned(args: argparse.Namespace) -> list[Step]:
@@ -80,6 +94,8 @@ def command_explain(args: argparse.Namespace, open_store: OpenStore) -> int:
     """Why a stage is done or not; what an address holds; what two addresses differ in."""
     store = open_store(args.store, args.home)
     if "/" in args.target:
+        if len(args.more) > 1:
+            raise ValueError(f"explain compares two addresses, {1 + len(args.more)} were given")
         other = args.more[0] if args.more else None
         lines = explain.explain_address(args.target, other, store)
     else:
@@ -165,11 +181,12 @@ def newest_chat_model(store: Store) -> str:
     made = [a for a in store.addresses() if a.split("/")[0] in ("rl", "sft", "midtrain")]
     if not made:
         raise ValueError(f"no chat model in {store.uri}: make one with `nanochat run tiny`, or name its --store")
-    return max(made, key=lambda address: (store.record(address) or {})["finished"])
+    return max(made, key=lambda address: (store.record(address) or {}).get("finished", 0.0))
 
 
 def command_probe(args: argparse.Namespace, open_store: OpenStore) -> int:
     """How fast this machine multiplies matrices."""
+    os.environ.update(launch.bounded_spin(os.environ))  # before torch is loaded
     from nanochat.probe import matrix_rate
 
     rate = matrix_rate()
@@ -217,7 +234,7 @@ def add_commands(commands: Any) -> None:
     made.set_defaults(command=command_knobs)
     made = commands.add_parser("chat", help="talk to a model")
     made.add_argument("address", nargs="?", default="", help="of the model; the newest chat model otherwise")
-    made.add_argument("--directory", type=Path, help="of a model, instead of an address")
+    made.add_argument("--directory", type=folder, help="of a model, instead of an address")
     made.add_argument("--prompt", "-p", action="append", default=[], help="one question; repeatable")
     made.add_argument("--temperature", "-t", type=float, default=0.6)
     made.add_argument("--top-k", "-k", type=int, default=50)
@@ -255,17 +272,26 @@ def add_run(commands: Any) -> argparse.ArgumentParser:
     return made
 
 
+def _mend_streams() -> None:
+    """A character that a terminal cannot show costs that character; a stream that was closed takes everything."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def carry_out(parser: argparse.ArgumentParser, argv: list[str] | None, open_store: OpenStore) -> int:
     """Runs the command; errors of the user come as one line, exit code 2; failures of a stage as 1."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):  # a character that a terminal cannot show costs that character
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    _mend_streams()
     args, late = parser.parse_known_args(argv)
     settings = [word for word in late if "=" in word and not word.startswith("-")]
-    if late != settings or (late and not hasattr(args, "settings")):
+    into = next((getattr(args, name) for name in ("settings", "more") if hasattr(args, name)), None)
+    if late != settings or (late and into is None):
         parser.error(f"unknown arguments: {' '.join(word for word in late if word not in settings) or ' '.join(late)}")
-    if late:  # KNOB=VALUE may stand behind options
-        args.settings += late
+    if into is not None:  # KNOB=VALUE may stand behind options
+        into += late
     try:
         with launch.hanging_up_terminates():
             code = args.command(args, open_store)

@@ -153,7 +153,7 @@ class Engine:
             if not 0 <= min(prompt) <= max(prompt) < vocab_size:
                 raise ValueError(f"a prompt holds ids outside 0..{vocab_size - 1}: take the model's own tokenizer")
         room = context - np.array([len(prompt) for prompt in prompts]).repeat(num_samples)  # (N,)
-        limits = np.minimum(room, max_new_tokens)
+        limits = np.minimum(room, min(max_new_tokens, context))  # any whole number, larger than int64 too
         shape, none = (len(limits), int(limits.max())), np.zeros(len(limits), dtype=np.int64)
         tokens, spoken, log_probs = (np.zeros(shape, kind) for kind in (np.int64, bool, np.float32))
         return _Batch(tokens, spoken, log_probs, limits, none, none > 0)

@@ -178,7 +178,7 @@ class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"
     )
     total_batch_size: int = identity(0, "tokens per optimizer step over all ranks; 0: as the depth says", at_least=0)
     tokens_per_parameter: float = identity(
-        0.0, "horizon, where num_steps is 0; 0: the architecture's (classic 20, modern 12)", at_least=0
+        0.0, "horizon, where num_steps is 0; 0: the architecture's (classic 20, modern 12)", at_least=0, at_most=1e6
     )
     max_epochs: int = identity(
         1, "times the corpus may be gone through; more text needed than that is refused", at_least=1

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+COLDEST = 1e-30  # logits divided by less than that leave the range of fp32, and a row would hold nan
+
 
 def check_settings(max_new_tokens: int, temperature: float, top_k: int | None = None) -> None:
     """ValueError for settings that no answer can be drawn with; it names the setting and the range."""
@@ -49,7 +51,7 @@ def choose(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | Non
     allowed = None
     if top_k is not None and top_k < logits.size(-1):
         logits, allowed = logits.topk(top_k, dim=-1)
-    probabilities = (logits / temperature).softmax(dim=-1)  # (B, V or k)
+    probabilities = (logits / max(temperature, COLDEST)).softmax(dim=-1)  # (B, V or k)
     reached = probabilities.cumsum(dim=-1, dtype=torch.float64)
     target = uniform[:, None] * reached[:, -1:]
     # right=True: the first entry above the target, so a token that adds nothing is never it

@@ -106,7 +106,7 @@ class Store(ABC):
         """
         with ThreadPoolExecutor(max_workers=8) as pool:
             digests = dict(zip(files, pool.map(sha256_of, files.values()), strict=True))
-            list(pool.map(lambda name: self.upload(f"{address}/{name}", files[name], digests[name]), files))
+            list(pool.map(lambda name: self._upload_unless_whole(address, name, files[name], digests[name]), files))
         sizes = {name: {"size": path.stat().st_size, "sha256": digests[name]} for name, path in files.items()}
         whole = {"address": address, "files": sizes, **record}
         confirm()
@@ -115,6 +115,11 @@ class Store(ABC):
         except Conflict:
             return self.record(address) or whole
         return whole
+
+    def _upload_unless_whole(self, address: str, name: str, path: Path, sha256: str) -> None:
+        """The file, unless another writer has published meanwhile: the files of a record that stands are its own."""
+        if self.get(f"{address}/{RECORD}") is None:
+            self.upload(f"{address}/{name}", path, sha256)
 
     def forget(self, address: str) -> None:
         """Makes an artifact invisible, so that it is made again; its files are overwritten then."""
@@ -149,8 +154,9 @@ class FileStore(Store):
         self._verified: dict[str, str] = {}
 
     def _path(self, key: str) -> Path:
-        path = self.root / key
-        assert path.resolve().is_relative_to(self.root.resolve()), (key, self.root)
+        path = self.root / key  # links are followed: an artifact may have been moved to another disk and linked back
+        if Path(key).is_absolute() or ".." in Path(key).parts:
+            raise ValueError(f"{shortened(key)} is no key in {self.uri}: it leaves the folder")
         return path
 
     def get(self, key: str) -> tuple[bytes, str] | None:
