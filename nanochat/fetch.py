@@ -103,7 +103,11 @@ def _attempt(url: str, half: Path, timeout: float, progress: Progress) -> None:
     with web.opener(url).open(request, timeout=timeout) as response:
         start, total = _span(response, start, validator, half)
         facts = {"url": _fingerprint(url), "validator": _validator(response), "total": total}
-        _facts_path(half).write_text(json.dumps(facts), encoding="utf-8")
+        if not start:  # first the bytes of another version go, then theirs become the facts of this one
+            half.unlink(missing_ok=True)
+        fresh = _facts_path(half).with_suffix(".fresh")
+        fresh.write_text(json.dumps(facts), encoding="utf-8")
+        fresh.replace(_facts_path(half))
         with half.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()

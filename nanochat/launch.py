@@ -28,8 +28,11 @@ from nanochat.lease import started_at
 MARK = "NANOCHAT_LAUNCH"  # in the environment of every process of a stage: how leftovers are found
 PARENT = "NANOCHAT_PARENT"
 RESUME = "resume.json"  # written by a stage that saved and wants to be resumed
-# What a pod or job may have set for another group of processes; torchrun sets its own.
-FOREIGN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_")
+# What a pod or job may have set for another group of processes; torchrun sets its own. It reads a default of each of
+# its options from PET_OPTION, and the ranks' interpreter from PYTHON_EXEC.
+FOREIGN = {"RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"}
+FOREIGN |= {"ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHON_EXEC"}
+FOREIGN_KINDS = ("TORCHELASTIC_", "PET_")
 ROOT = Path(__file__).resolve().parents[1]  # where `import nanochat` finds this code
 OWN_SPIN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # a user's own word on how OpenMP's threads wait (libgomp manual)
 SPIN_COUNT = "20000"  # measured by benchmarks/model_cpu.py, see docs/log.md
@@ -74,7 +77,8 @@ def child_environment(**more: str) -> dict[str, str]:
     What torchrun set for this process is left out. OpenMP's threads wait for each other spinning, and without a bound
     they take the processor from whoever they wait for; a bound of the user's own goes before ours.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    mine = (name for name in os.environ if name not in FOREIGN and not name.startswith(FOREIGN_KINDS))
+    kept = {name: os.environ[name] for name in mine}
     paths = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]  # an empty one is the directory
     if str(ROOT) not in (*paths, sysconfig.get_path("purelib")):
         paths.insert(0, str(ROOT))
@@ -150,7 +154,7 @@ def _signal_group(leader: int, number: signal.Signals) -> None:
 
 def marked(mark: str) -> list[int]:
     """Processes that bear the mark (Linux; elsewhere none are found)."""
-    wanted, found = f"{MARK}={mark}".encode(), []
+    wanted, found = os.fsencode(f"{MARK}={mark}"), []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if wanted in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():

@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import traceback
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _versions() -> dict[str, str]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    fresh = path.with_name(f".{path.name}")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")  # several ranks write one outcome
     fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
     fresh.replace(path)
 
@@ -121,7 +122,8 @@ def run_ranks(num_ranks: int, spec: Path, logs: Path) -> None:
     from torch.distributed.run import main
 
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    options = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={num_ranks}"]
+    options = ["--nnodes=1", f"--nproc-per-node={num_ranks}", "--local-addr=127.0.0.1"]  # not --standalone: that
+    options += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--rdzv-id={uuid.uuid4()}"]  # meets at localhost
     options += [f"--log-dir={logs}", "--redirects=3"]
     options += _shutdown_timeout()
     main([*options, "-m", "nanochat", "stage", str(spec)])

@@ -74,9 +74,22 @@ def test_openmp_s_spin_is_bounded_unless_the_user_says_otherwise(own, monkeypatc
 
 
 def test_what_torchrun_set_for_others_does_not_reach_a_child(monkeypatch):
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "other")
-    assert not {"RANK", "TORCHELASTIC_RUN_ID"} & set(launch.child_environment())
+    foreign = {"RANK": "3", "TORCHELASTIC_RUN_ID": "other", "PET_NNODES": "2", "PYTHON_EXEC": "/no/python"}
+    for name, value in {**foreign, "RANKING": "theirs"}.items():
+        monkeypatch.setenv(name, value)
+    environment = launch.child_environment()
+    assert not set(foreign) & set(environment)
+    assert environment["RANKING"] == "theirs"
+
+
+def test_a_home_whose_name_is_no_utf8_has_its_leftovers_found(tmp_path):
+    mark = os.fsdecode(os.fsencode(tmp_path) + b"/h\xe9")
+    child = subprocess.Popen(["sleep", "60"], env={**os.environ, launch.MARK: mark})
+    try:
+        assert launch.marked(mark) == [child.pid]
+    finally:
+        child.kill()
+        child.wait()
 
 
 def has_namespaces():
@@ -88,7 +101,8 @@ def test_two_ranks_train_where_nothing_is_as_it_should_be(decoys, tmp_path, monk
     """The command, with decoys in the working directory, an ASCII locale and a machine name that does not resolve."""
     if sys.platform != "linux" or not has_namespaces():
         pytest.skip("needs `unshare --uts`, to take a name that does not resolve")
-    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+    odd = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PET_NNODES": "2"}
+    for name, value in odd.items():
         monkeypatch.setenv(name, value)
     home, settings = tmp_path / "home", toy_corpus.make(tmp_path / "corpus")
     code = "import sys; from nanochat.__main__ import main; sys.exit(main(sys.argv[1:]))"
