@@ -74,10 +74,13 @@ def _expect(steps: list[Any], to_make: set[str]) -> None:
     if not to_make:
         return
     command = launch.python_command("nanochat", "probe", "--json")
-    said = subprocess.run(
-        command, env=launch.child_environment(), stdout=subprocess.PIPE, text=True, encoding="utf-8", check=True
-    ).stdout
-    rate = probe.Rate(**json.loads(said))
+    around = launch.child_environment(PYTHONIOENCODING="utf-8")
+    said = subprocess.run(command, env=around, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", check=False)
+    try:
+        rate = probe.Rate(**json.loads(said.stdout.strip().splitlines()[-1]))
+    except (IndexError, TypeError, ValueError):  # an estimate is nice to have: the run goes on without
+        print(f"{len(to_make)} stages to make (how fast this machine is could not be measured)", flush=True)
+        return
     seconds = probe.seconds_of(steps, to_make, rate)
     minutes = "" if seconds is None else f": about {max(1, round(seconds / 60))} minutes on this machine"
     print(f"{len(to_make)} stages to make{minutes} ({rate})", flush=True)

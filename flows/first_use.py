@@ -50,7 +50,7 @@ def set_aside(database: Path, cause: str) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     count = len(list(database.parent.glob(f"{database.name}.half-made-*")))
     aside = database.with_name(f"{database.name}.half-made-{stamp}-{count}")
-    for companion in ("", *COMPANIONS):
+    for companion in (*COMPANIONS, ""):  # the database last: a journal left beside a new one would be rolled into it
         if (part := database.with_name(f"{database.name}{companion}")).exists():
             part.rename(aside.with_name(f"{aside.name}{companion}"))
     log.warning("%s was half-made (%s): it is now %s, and a new one is made", database, cause, aside)
@@ -77,6 +77,8 @@ def made_whole(database: Path, table: str, make: Callable[[Path], None]) -> None
             fresh.with_name(f"{fresh.name}{companion}").unlink(missing_ok=True)
         make(fresh)
         sync(fresh)
+        if any(database.with_name(f"{database.name}{each}").exists() for each in COMPANIONS):
+            set_aside(database, "its database was taken away")
         fresh.rename(database)
         sync(database.parent)
 

@@ -98,5 +98,5 @@ class Registry:
 def mlmodel(data: str | None = None) -> str:
     """The file by which MLflow loads a model: the module that does it and, unless it is here, where the data is."""
     lines = ["loader_module: " + LOADER, f"python_version: {platform.python_version()}"]
-    lines += [] if data is None else ["data: " + json.dumps(data)]
+    lines += [] if data is None else ["data: " + json.dumps(data, ensure_ascii=False)]
     return "flavors:\n  python_function:\n" + "".join(f"    {line}\n" for line in lines)

@@ -110,8 +110,8 @@ def _start(client: SyncPrefectClient, run: PipelineRun, job: Job, wanted: list[s
     """A run of the deployment; another pipeline's, if that asked at the same moment: by the idempotency key."""
     parameters = {
         "recipe": run.recipe,
-        "settings": [each for each in run.settings if redacted(each) == each],  # Prefect writes them down; no GPU
-        # stage needs a secret, and no address holds one
+        "settings": [redacted(each) for each in run.settings],  # Prefect writes them down; no GPU stage needs a
+        # secret, and no address holds one
         "name": job.stage.name,
         "address": job.address,
         "store": run.where.store,

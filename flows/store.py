@@ -240,21 +240,28 @@ class S3Store(Store):
         """As of any store; and the server must keep conditions, or two runs would hold one lease."""
         try:
             with self._told("listing"):
-                self._brief_client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
+                self._brief_client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1)
         except OSError as error:
             raise ValueError(f"store = {error}") from error
         super().check_writable()
         key = f"probe-{uuid.uuid4().hex}"
-        self.put(key, b"nanochat")
+        first = self.put(key, b"first")
         try:
-            self.put(key, b"nanochat", if_absent=True)
-        except Conflict:
-            return
+            self._refuses("If-None-Match", key, if_absent=True)
+            self.put(key, b"second", if_match=first)
+            self._refuses("If-Match", key, if_match=first)
+        except (Conflict, OSError) as error:
+            raise ValueError(f"store = {self.uri!r}: {error}: name one that has conditional writes") from error
         finally:
             self.delete(key)
-        raise ValueError(
-            f"store = {self.uri!r}: the server ignores If-None-Match: name one that has conditional writes"
-        )
+
+    def _refuses(self, header: str, key: str, **condition: Any) -> None:
+        """OSError, where a put is taken whose condition does not hold."""
+        try:
+            self.put(key, b"other", **condition)
+        except Conflict:
+            return
+        raise OSError(f"the server ignores {header}")
 
 
 def _code(error: Exception) -> str:

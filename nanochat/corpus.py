@@ -178,6 +178,8 @@ def _check_address(scheme: str, url: str) -> None:
             bucket_of(url)
         else:
             quoted(url)
+            if "#" in url:
+                raise ValueError(f"{redacted(url)!r}: nothing behind # is sent to a server: write %23")
     except ValueError as error:
         raise ValueError(f"download.url: {redacted(str(error))}") from error
 

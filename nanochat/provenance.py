@@ -17,6 +17,7 @@ from nanochat.store import sha256_of
 
 PACKAGE = "nanochat"
 UNKNOWN = "unknown"
+ALL_OF_IT = ("--porcelain", "--untracked-files=normal", "--ignore-submodules=none")  # whatever the user has configured
 
 
 def source_of(module: str) -> Path | None:
@@ -70,7 +71,7 @@ def checkout_facts(root: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"git_commit": UNKNOWN, "git_dirty": UNKNOWN}
     try:
         facts["git_commit"] = _git(root, "rev-parse", "--verify", "HEAD")
-        facts["git_dirty"] = bool(_git(root, "status", "--porcelain"))
+        facts["git_dirty"] = bool(_git(root, "status", *ALL_OF_IT))
     except OSError as error:
         facts["git_note"] = str(error)
     lock = root / "requirements.lock"
@@ -78,10 +79,10 @@ def checkout_facts(root: Path) -> dict[str, Any]:
 
 
 def _git(root: Path, *words: str) -> str:
-    """What git says of this very repository. OSError: it says nothing, and why."""
+    """What git says of this very repository, with the user's settings. OSError: it says nothing, and why."""
     if not (root / ".git").exists():
         raise FileNotFoundError(f"{root} is no git checkout")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of another repository
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or "_CONFIG_" in name}
     around = {**kept, "GIT_CEILING_DIRECTORIES": str(root.resolve().parent), "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     done = subprocess.run(
         ["git", *words], cwd=root, env=around, capture_output=True, encoding="utf-8", errors="replace", check=False

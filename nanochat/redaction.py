@@ -7,14 +7,32 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_USER = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/?#\s'\"]*@")
-_QUERY = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"?]*\?)([^\s'\"#]+)")
+_SCHEME = r"[a-zA-Z][a-zA-Z0-9+.-]*://"
+# A password may hold / ? # and blanks, as SQLAlchemy takes it: whatever stands between `user:` and `@`, but for a port.
+_LOOSE = r"[^\s/:@'\"\[]*:(?=\S)(?!\d+(?:[/?#\s'\",;:)\]]|$))[^\n@]*@(?:\S*@)?"
+_USER = re.compile(rf"({_SCHEME})(?:{_LOOSE}|[^/?#\s'\"]*@)")
+_QUERY = re.compile(rf"({_SCHEME}[^\s'\"?#]*\?)((?:[^\s'\"#]|'(?=[\w%&=]))+)")
+_FRAGMENT = re.compile(rf"({_SCHEME}[^\s'\"#]*#[^\s'\"#=]*=)[^\s'\"]+")
+_INDEX = re.compile(r"\{index(?::0?\d*d)?\}")  # of a pattern of shards
+_FOLDERS = ("s3://", "file://")  # there `?` is a letter of a name
 
 
 def redacted(text: str) -> str:
     """The text with the user info and the query values of its URLs replaced by `***`."""
     text = _USER.sub(r"\1***@", text)
-    return _QUERY.sub(lambda found: found[1] + re.sub(r"=[^&]*", "=***", found[2]), text)
+    return _FRAGMENT.sub(r"\1***", _QUERY.sub(_without_values, text))
+
+
+def _without_values(found: re.Match[str]) -> str:
+    words = found[2].split("&")
+    return found[1] + "&".join(_without_value(word, found[1].startswith(_FOLDERS)) for word in words)
+
+
+def _without_value(word: str, of_folder: bool) -> str:
+    name, equals, value = word.partition("=")
+    if _INDEX.fullmatch(value or name) or (of_folder and not equals):
+        return word
+    return f"{name}=***" if equals else "***"
 
 
 def bare(knobs: Mapping[str, Any]) -> dict[str, Any]:

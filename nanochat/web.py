@@ -35,7 +35,9 @@ def quoted(url: str) -> str:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except (ValueError, UnicodeError) as error:
-        raise ValueError(f"{redacted(url)!r}: is no address: {redacted(str(error))}") from error
+        raise ValueError(
+            f"{redacted(url)!r}: is no address: host or port is none"
+        ) from error  # it may quote a password
     if not host or any(letter.isspace() for letter in host):
         raise ValueError(f"{redacted(url)!r}: names no host that can be asked")
     place = f"[{host}]" if ":" in host else host
@@ -52,7 +54,7 @@ def request(url: str) -> urllib.request.Request:
         parts._replace(netloc=place).geturl(), headers={"User-Agent": "nanochat", "Accept-Encoding": "identity"}
     )
     if at:
-        encoded = base64.b64encode(":".join(map(unquote, f"{user}:".split(":")[:2])).encode()).decode()
+        encoded = base64.b64encode(":".join(map(unquote, user.partition(":")[::2])).encode()).decode()
         made.add_unredirected_header("Authorization", f"Basic {encoded}")
     elif is_hub(url) and (token := environment.text(TOKEN)):
         made.add_unredirected_header("Authorization", f"Bearer {token}")

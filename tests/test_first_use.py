@@ -80,6 +80,20 @@ def test_a_half_made_database_of_another_program_is_set_aside_with_a_word(tmp_pa
     assert "half-made" in said
 
 
+def test_a_journal_without_its_database_does_not_roll_into_the_new_one(tmp_path):
+    database = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(database)) as connection:  # a page that was changed and not committed: a hot journal
+        connection.execute("CREATE TABLE old (x)")
+        connection.commit()
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE more (x)")
+        (tmp_path / "mlflow.db-journal").replace(tmp_path / "kept")
+    database.unlink()
+    (tmp_path / "kept").replace(tmp_path / "mlflow.db-journal")
+    told(database)
+    assert list(tmp_path.glob("mlflow.db.half-made-*-journal"))
+
+
 def test_a_database_that_holds_something_or_is_being_made_is_left_alone(tmp_path, monkeypatch):
     def never(path):
         raise AssertionError(path)

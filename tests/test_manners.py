@@ -45,6 +45,9 @@ def test_the_commit_is_that_of_the_checkout_whatever_git_was_told(tmp_path, monk
     assert commit != other
     (tmp_path / "mine" / "new").write_text("", encoding="utf-8")
     assert checkout_facts(tmp_path / "mine")["git_dirty"] is True
+    for name, value in {"COUNT": "1", "KEY_0": "status.showUntrackedFiles", "VALUE_0": "no"}.items():
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    assert checkout_facts(tmp_path / "mine")["git_dirty"] is True
 
 
 def unknown_with(facts, words):

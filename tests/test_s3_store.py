@@ -1,5 +1,6 @@
 """S3 keeps what a folder keeps, and survives what a network does: against a real server, through a proxy that fails."""
 
+import hashlib
 import http.server
 import os
 import subprocess
@@ -258,6 +259,7 @@ class _OldFashioned(_Careless):
     objects: ClassVar[dict[str, bytes]] = {}
     refusal: ClassVar[tuple[int, str]] = (501, "NotImplemented")
     refused: ClassVar[list[str]] = []
+    knows_if_match = True
 
     def do_PUT(self) -> None:
         strange = [name for name in self.headers if "checksum" in name.lower() or name.lower() == "x-amz-trailer"]
@@ -267,6 +269,8 @@ class _OldFashioned(_Careless):
             return self._reply(status, f"<Error><Code>{code}</Code><Message>unknown header</Message></Error>".encode())
         data, key = self.rfile.read(int(self.headers["Content-Length"])), self.path
         if self.headers.get("If-None-Match") and key in self.objects:
+            return self._reply(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+        if self.knows_if_match and self.headers.get("If-Match", self._etag()) != self._etag():
             return self._reply(412, b"<Error><Code>PreconditionFailed</Code></Error>")
         self.objects[key] = data
         return self._reply(200)
@@ -285,15 +289,29 @@ class _OldFashioned(_Careless):
 
     do_HEAD = do_GET
 
+    def _etag(self) -> str:
+        return f'"{hashlib.sha256(self.objects.get(self.path.split("?")[0], b"")).hexdigest()[:32]}"'
+
     def _reply(self, status: int, body: bytes = b"") -> None:
         if status == 501 or status == 400:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.send_response(status)
-        self.send_header("ETag", '"1"')
+        self.send_header("ETag", self._etag())
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def test_a_server_that_ignores_the_condition_of_a_renewal_is_refused_too(bucket, tmp_path):
+    handler = type("OnlyNew", (_OldFashioned,), {"knows_if_match": False, "objects": {}})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        store = open_store("s3://any/x", tmp_path / "cache", endpoint=f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(ValueError, match=r"s3://any/x.*ignores If-Match"):
+            store.check_writable()
+        assert handler.objects == {}
+        server.shutdown()
 
 
 @pytest.mark.parametrize("refusal", [(501, "NotImplemented"), (400, "InvalidArgument")])

@@ -222,6 +222,16 @@ def test_what_holds_no_text_is_refused_alike_by_both_with_what_would_do(tmp_path
     [
         ("https://h/a?X-Amz-Signature=abc&x=1", "https://h/a?X-Amz-Signature=***&x=***"),
         ("https://me:pw@h/a", "https://***@h/a"),
+        ("https://me:a@b@h/a", "https://***@h/a"),
+        *((f"postgresql://me:p{odd}w@h/db", "postgresql://***@h/db") for odd in "/?#'\" "),
+        ("https://h/a?SECRET", "https://h/a?***"),
+        ("https://h/a?sig=a'b&x=1", "https://h/a?sig=***&x=***"),
+        ("https://h/a#access_token=abc", "https://h/a#access_token=***"),
+        ("https://h/a?n={index:05d}&sig=abc", "https://h/a?n={index:05d}&sig=***"),
+        ("see https://h:80/a, b@c", "see https://h:80/a, b@c"),
+        ("http://[::1]:9/x@y", "http://[::1]:9/x@y"),
+        ('{"u":"http://h","m":"a@b"}', '{"u":"http://h","m":"a@b"}'),
+        ("s3://b/run?1 and s3://b/run#1", "s3://b/run?1 and s3://b/run#1"),
         ("see 'https://h/a?sig=abc': refused", "see 'https://h/a?sig=***': refused"),
         ("a plain text?x=1 at a@b", "a plain text?x=1 at a@b"),
         ("https://h/shard_{index:05d}.parquet", "https://h/shard_{index:05d}.parquet"),
@@ -229,6 +239,18 @@ def test_what_holds_no_text_is_refused_alike_by_both_with_what_would_do(tmp_path
 )
 def test_secrets_of_addresses_are_blotted_out(text, shown):
     assert redacted(text) == redacted(redacted(text)) == shown
+
+
+def test_a_password_is_sent_whole_and_never_told():
+    assert base64.b64decode(web.request("https://u:a:b@h/").get_header("Authorization")[6:]) == b"u:a:b"
+    with pytest.raises(ValueError, match="no address") as refused:
+        web.request("https://u:SECRET/x@h/")
+    assert "SECRET" not in str(refused.value)
+
+
+def test_a_pattern_of_shards_with_a_fragment_is_refused_since_every_shard_would_be_one_file():
+    with pytest.raises(ValueError, match="write %23"):
+        preflight(Download(corpus="mine", url="https://h/run#1/s_{index}.parquet", validation_shard=9))
 
 
 def test_no_address_has_a_url_in_it():
