@@ -1,4 +1,4 @@
-"""What a device multiplies fast: the one place that chooses the precision of matrix products.
+"""Which device a process takes, and what that multiplies fast: the one place that chooses the precision of products.
 
 Promises: the choice depends on what the device has, never on a timing, so that a run that is resumed on the same kind
 of machine goes on bit for bit; it never enters an address. Whatever multiplies matrices (model, optimizer, inference
@@ -6,7 +6,8 @@ copy, cache, evaluation, chat) takes `compute_dtype`'s answer, directly or as th
 """
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -27,22 +28,49 @@ def compute_dtype(knob: str, device: torch.device) -> torch.dtype:
 
 
 def device_of(knob: str, local_rank: int = 0) -> torch.device:
-    """The device of a process: `auto` is the GPU of its local rank where the machine has GPUs, else the CPU.
+    """The device of a process: `auto` is the GPU of its local rank where torch can use GPUs here, else the CPU.
 
-    Raises ValueError for CUDA where there is none, or not one for each process.
+    Raises ValueError for CUDA where there is none, not one for each process, or one that this torch has no kernels for.
     """
-    kind = knob if knob != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    usable = torch.cuda.is_available() and has_kernels(torch.cuda.get_device_capability(0), torch.cuda.get_arch_list())
+    kind = knob if knob != "auto" else "cuda" if usable else "cpu"
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"device={kind!r}: take 'cpu', 'cuda' or 'auto'")
     if kind == "cpu":
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
         raise ValueError(
-            f"device='cuda' with LOCAL_RANK={local_rank}, but this machine has {torch.cuda.device_count()} GPUs: "
+            f"device={knob!r} with LOCAL_RANK={local_rank}, but this machine has {torch.cuda.device_count()} GPUs: "
             "start fewer processes, or take device='cpu'"
+        )
+    if not usable:
+        capability, built = torch.cuda.get_device_capability(local_rank), ", ".join(torch.cuda.get_arch_list())
+        raise ValueError(
+            f"device='cuda': a GPU of compute capability {capability[0]}.{capability[1]}, and this torch is built for "
+            f"{built}: take device='cpu', or a torch that is built for it"
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def has_kernels(capability: tuple[int, int], built: Sequence[str]) -> bool:
+    """Whether a torch built for these architectures runs on a GPU of this compute capability.
+
+    Machine code (sm_90) runs on its own major version from its minor version on, intermediate code (compute_90) on
+    everything newer, and what ends in a letter on nothing else (CUDA C++ programming guide, "Application
+    compatibility"). Names of another kind, as those of ROCm, are taken on trust.
+    """
+    for arch in built:
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", arch)
+        if not found:
+            return True
+        version = (int(found[2]), int(found[3]))
+        same_major = found[1] == "sm" and version[0] == capability[0] and version <= capability
+        if version == capability or (
+            not found[4] and (same_major or (found[1] == "compute" and version <= capability))
+        ):
+            return True
+    return False
 
 
 def bf16_units(device: torch.device) -> str:

@@ -18,7 +18,7 @@ from nanochat.redaction import bare
 from nanochat.stage import unknown
 
 # Dense bf16 peak in FLOP/s (data sheets), US dollars an hour on demand (as nanochat's report card has them, 2025-11).
-GPUS = {"H200": (989e12, 3.5), "H100": (989e12, 3.0), "A100": (312e12, 1.79), "V100": (125e12, 0.55)}
+GPUS = {"H200": (989e12, 3.5), "H100": (989e12, 3.0), "A100": (312e12, 1.79)}
 MFU = 0.45  # of a well-filled GPU; nanochat's d32 ran at 0.51 on 8 H100s (2025-10)
 GIB = 2**30
 

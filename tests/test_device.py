@@ -14,7 +14,7 @@ from nanochat.base_eval import base_eval
 from nanochat.chat import Chatbot
 from nanochat.chat_eval import chat_eval
 from nanochat.checkpoint import save_model
-from nanochat.device import arithmetic, bf16_units, compute_dtype, device_of
+from nanochat.device import arithmetic, bf16_units, compute_dtype, device_of, has_kernels
 from nanochat.metrics import Metrics
 from nanochat.midtrain import midtrain
 from nanochat.model import GPT, GPTConfig
@@ -181,3 +181,30 @@ def test_the_record_says_which_arithmetic_every_attempt_used(place, tmp_path, mo
         "bfloat16 on cpu (made up, avx512_bf16)",
     ]
     assert arithmetic(torch.float32, CPU) == "float32 on cpu (made up, avx512_bf16)"
+
+
+@pytest.mark.parametrize(
+    ("capability", "usable"),
+    [((6, 1), False), ((7, 0), False), ((7, 5), True), ((8, 9), True), ((9, 0), True), ((11, 0), False)],
+)
+def test_a_gpu_without_kernels_in_this_torch_is_not_taken_by_itself_and_refused_by_name(
+    monkeypatch, capability, usable
+):
+    built = ["sm_75", "sm_80", "sm_86", "sm_90"]
+    assert has_kernels(capability, built) == usable
+    assert has_kernels(capability, [*built, "compute_90"]) == (usable or capability > (9, 0))
+    assert has_kernels(capability, ["sm_90a", "compute_90a"]) == (capability == (9, 0))
+    assert has_kernels(capability, ["gfx90a"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *device: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    assert device_of("auto").type == ("cuda" if usable else "cpu")
+    if usable:
+        assert device_of("cuda").type == "cuda"
+        with pytest.raises(ValueError, match="device='auto' with LOCAL_RANK=1"):
+            device_of("auto", 1)
+    else:
+        with pytest.raises(ValueError, match=f"capability {capability[0]}.{capability[1]}.*sm_75.*take device='cpu'"):
+            device_of("cuda")

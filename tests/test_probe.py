@@ -4,8 +4,6 @@ import json
 import re
 import subprocess
 
-import pytest
-
 from nanochat import launch, probe
 from nanochat.plan import plan
 from nanochat.recipes import apply, stages_of
@@ -43,4 +41,4 @@ def test_only_what_is_to_be_made_counts():
 
 def test_what_depends_on_data_that_is_not_there_is_not_guessed():
     assert seconds(recipe="d12") is None
-    assert seconds(recipe="d12", to_make={"pretrain"}) == pytest.approx(seconds(recipe="d12", to_make={"pretrain"}))
+    assert seconds(recipe="d12", to_make={"pretrain"}) > seconds(recipe="tiny", to_make={"pretrain"}) > 0
