@@ -111,11 +111,34 @@ def test_a_number_reads_the_same_in_any_form(number, form, separator, typographi
 
 
 @pytest.mark.parametrize(
+    "said",
+    ["1/2", "\u00bd", "2\u00bd", "2 \u00bd", "1\u00b2", "5 1/2", "1e3", "10^3", "3:45", "5-3", "5\u20133", "1,2", "1,2,3", "1.234.567",
+     "0x10", "1\u20442"],
+)  # fmt: skip
+def test_what_is_another_number_than_its_first_digits_is_none(said):
+    assert final_number(f"#### {said}") is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["= 72", "(72)", "[72]", '"72"', "\u201c72\u201d", "\u2248 72", "~72", "<b>72</b>", "USD 72", "US$72", "\u20b972",
+     "\\mathrm{72}", "#72", "The answer is 72.", "72 apples", "72%", "72 / month", "72, of which 3", "72 - it is"],
+)  # fmt: skip
+def test_a_number_in_other_wrappings(said):
+    assert final_number(f"#### {said}") == 72
+
+
+def test_an_en_dash_is_a_minus_and_groups_may_be_of_two():
+    assert final_number("#### \u20135") == -5
+    assert final_number("#### 1,00,000") == 100_000
+
+
+@pytest.mark.parametrize(
     ("said", "number"),
     [
         ("#### 1{,}234", 1234), ("#### 1 234", 1234), ("#### 12 345 678", 12345678), ("#### 7 2", 7), ("#### 1234 5", 1234),
         ("#### -$5", -5), ("#### $-5", -5), ("#### \u22125", -5), ("#### .5", Decimal("0.5")), ("#### 3.50", Decimal("3.5")),
-        ("#### x", None), ("72", None), ("#### 3\n#### ?", 3), ("####", None), ("#### seventy 2", None), ("#### 1,23", 123),
+        ("#### x", None), ("72", None), ("#### 3\n#### ?", 3), ("####", None), ("#### seventy 2", None), ("#### 1,23", None),
     ],
 )  # fmt: skip
 def test_what_a_person_would_read(said, number):

@@ -13,23 +13,41 @@ import textwrap
 import unicodedata
 from decimal import Decimal
 
-WRAPPING = re.compile(r"\\(?:boxed|text|mathbf|textbf)\b|\\[$(\[]|[*_`{}$£€¥]")
+WRAPPING = re.compile(r"\\(?:boxed|text\w*|math\w*)\b|\\[(\[]|\\(?=[-+.0-9])|[*_`{}]")
 SEPARATOR = re.compile(r"(?<=[0-9])(?:\{,\}|\\,|['\u2019])(?=[0-9]{3}(?![0-9]))")
 GROUPED = re.compile(r"[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
-NUMBER = re.compile(r"[^\S\n]*([-+]?)\s*([-+]?)((?:[0-9][0-9,]*)?\.?[0-9]+)")
+BEFORE = re.compile(
+    r"(?:<[^<>]*>|[\s()\[\]\"'\u2018\u2019\u201c\u201d=\u2248~:#]|US(?:D\b|(?=[0-9]))"
+    r"|(?:the )?(?:final )?answer(?: is)?\b)*",
+    re.IGNORECASE,
+)
+NUMBER = re.compile(
+    r"([-+]?)\s*([-+]?)((?>[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+))"
+    # what makes another number of it, or none: more digits, a fraction, a power, a time, a range, a mixed fraction
+    r"(?![0-9\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215f]|[,.:x-][0-9]|e[-+]?[0-9]|\s*[/\u2044]\s*[0-9]|\s*\^"
+    r"|\s+[0-9]+\s*[/\u2044]\s*[0-9]|\s+[\u00bc-\u00be\u2150-\u215f])",
+    re.IGNORECASE,
+)
+MINUS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-"})
 
 
 def plain(text: str) -> str:
     """The text without what stands around numbers: emphasis, boxes, currency; blanks and signs in their plain form."""
-    text = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-")
+    text = "".join(_plain(letter) for letter in text).translate(MINUS)
     while (single := SEPARATOR.sub(",", text)) != text:
         text = single
     return WRAPPING.sub("", text)
 
 
+def _plain(letter: str) -> str:
+    kind = unicodedata.category(letter)  # Sc: currency; No: fractions and powers, which are not the digits in them
+    return "" if kind == "Sc" else letter if kind == "No" else unicodedata.normalize("NFKC", letter)
+
+
 def leading_number(text: str) -> Decimal | None:
-    """The number that a text begins with, after blanks; None where it begins with something else."""
-    shown = plain(text).lstrip()
+    """The number that a text begins with, after blanks, quotes and words of no weight; None where there is none."""
+    shown = plain(text)
+    shown = shown[BEFORE.match(shown).end() :]  # type: ignore[union-attr]  # it matches the empty text too
     shown = GROUPED.sub(lambda found: found[0].replace(" ", ""), shown, count=1)
     found = NUMBER.match(shown)
     return Decimal((found[1] or found[2]) + found[3].replace(",", "")) if found else None
