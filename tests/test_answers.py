@@ -30,6 +30,11 @@ FUNCTION = "def double(x: int) -> int:\n    y = 2 * x\n    return y\n"
 BODY = "    y = 2 * x\n    return y\n"
 IN_A_LIST = "".join(f"   {line}\n" for line in f"```python\n{FUNCTION}```".split("\n"))
 WRAPPINGS = {
+    "with an import from the future": "```python\nfrom __future__ import annotations\n\ndef double(x):\n    return 2 * x\n```",
+    "with a blank before the bracket": "```python\ndef  double (x):\n    return 2 * x\n```",
+    "as a lambda": "```python\ndouble = lambda x: 2 * x\n```",
+    "set in as a whole": "```python\n    def double(x):\n        return 2 * x\n```",
+    "with a stub behind it": '```python\ndef double(x):\n    return 2 * x\n```\nso\n```python\ndef double(x):\n    """That."""\n    ...\n```',
     "the rest of the function": BODY,
     "the rest, then a closing fence alone": f"{BODY}```",
     "the rest, a closing fence and prose": f"{BODY}```\nThis doubles x.",

@@ -60,15 +60,16 @@ PYTHON = re.compile(r"(py(thon)?[0-9.]*|)\Z", re.IGNORECASE)  # or nothing said
 def code_of(answer: str, function: str) -> str:
     """The code of an answer that was asked for a function.
 
-    Of several fenced blocks it is the last one that defines the function; else the first one in Python or in no named
-    language; without a block, the definition with its imports out of the prose around it, else the answer as it is
-    (the rest of a function that the question began).
+    Of several fenced blocks it is the last one that defines the function, and not as a stub; else the first one in
+    Python or in no named language; without a block, the definition with its imports out of the prose around it, else
+    the answer as it is (the rest of a function that the question began).
     """
     before, blocks = _blocks(answer)
-    defining = [code for _, code in blocks if _defines(code, function)]
+    from_margin = [code if defines(code, function) else textwrap.dedent(code) for _, code in blocks]
+    defining = [code for code in from_margin if defines(code, function)]
     if defining:
-        return defining[-1]
-    if _defines(before, function):
+        return next((code for code in reversed(defining) if not _is_stub(code, function)), defining[-1])
+    if defines(before, function):
         return _definition(before, function)
     if len(blocks) == 1 and not blocks[0][0] and before.strip() and before[0].isspace():
         return before  # the rest of the function, then a closing fence alone, and perhaps prose
@@ -76,8 +77,25 @@ def code_of(answer: str, function: str) -> str:
     return in_python[0] if in_python else before
 
 
-def _defines(code: str, function: str) -> bool:
-    return re.search(rf"^def {re.escape(function)}\(", code, re.MULTILINE) is not None
+def defines(code: str, function: str) -> bool:
+    """Whether the code defines the function at its margin."""
+    name = re.escape(function)
+    return re.search(rf"^def[ \t]+{name}\s*\(|^{name}\s*(?::[^=\n]+)?=\s*lambda\b", code, re.MULTILINE) is not None
+
+
+def _is_stub(code: str, function: str) -> bool:
+    """Whether the last definition of the function has no body but a docstring, `...` or `pass`."""
+    try:
+        body = [each for each in ast.parse(code).body if isinstance(each, ast.FunctionDef) and each.name == function]
+    except (SyntaxError, ValueError):
+        return False
+    return bool(body) and all(map(_does_nothing, body[-1].body))
+
+
+def _does_nothing(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Pass) or (
+        isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    )
 
 
 def _blocks(answer: str) -> tuple[str, list[tuple[str, str]]]:
@@ -104,7 +122,7 @@ def _dedented(code: str, indent: str) -> str:
 def _definition(text: str, function: str) -> str:
     """The longest run of lines around the function that is Python, prose cut off at both ends."""
     lines = text.split("\n")
-    at = next(number for number, line in enumerate(lines) if _defines(line, function))
+    at = next(number for number, line in enumerate(lines) if defines(line, function))
     first = at
     while first and re.match(r"(import|from|def|class|@|#|[ \t])|\w+ *=|\s*$", lines[first - 1]):
         first -= 1

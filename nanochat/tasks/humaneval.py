@@ -8,10 +8,11 @@ import re
 from typing import Any, ClassVar
 
 from nanochat import sandbox
-from nanochat.tasks.answers import code_of, indented
+from nanochat.tasks.answers import code_of, defines, indented
 from nanochat.tasks.from_file import FromFile, text_of
 from nanochat.tasks.task import Split, dialogue
 
+FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 EMPTY_BODY = (
     "\n    pass\n\n"  # makes the prompt, which ends within a function, a program with all its helpers and imports
 )
@@ -45,5 +46,7 @@ class HumanEval(FromFile):
 def program(row: dict[str, Any], completion: str) -> str:
     """The answer as a program: its own function after the prompt's imports and helpers, or what the prompt began."""
     code = code_of(completion, row["entry_point"])
-    own = re.search(rf"^def {re.escape(row['entry_point'])}\(", code, re.MULTILINE)
-    return row["prompt"] + (EMPTY_BODY + code if own else indented(code))
+    if not defines(code, row["entry_point"]):
+        return row["prompt"] + indented(code)
+    future = "".join(f"{line}\n" for line in FUTURE.findall(code))  # Python wants these at the top
+    return future + row["prompt"] + EMPTY_BODY + FUTURE.sub("", code)
