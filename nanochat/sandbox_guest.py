@@ -53,10 +53,10 @@ def unpack(value: Any) -> Any:
     return SEQUENCES[name](unpack(item) for item in items)
 
 
-def execute(path: str) -> dict[str, Any]:
-    """Executes a file as the main module and returns its names."""
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
+def execute(path: str, name: str = "__main__") -> dict[str, Any]:
+    """Executes a file as the main module, or as one of another name, and returns its names."""
+    module = types.ModuleType(name)
+    sys.modules["__main__"] = sys.modules[name] = module
     exec(compile(Path(path).read_text(encoding="utf-8"), path, "exec"), module.__dict__)
     return module.__dict__
 
@@ -71,7 +71,7 @@ def private(descriptor: int, mode: str) -> Any:
 def answer(path: str, function: str) -> None:
     """Answers each call with a value, or with the error that it raised."""
     calls, answers = private(0, "r"), private(1, "w")
-    names = execute(path)
+    names = execute(path, "answer")  # not the main program: what it would do as one is no part of the function
     for line in calls:
         call = json.loads(line)
         try:

@@ -35,6 +35,28 @@ WRAPPINGS = {
     "as a lambda": "```python\ndouble = lambda x: 2 * x\n```",
     "set in as a whole": "```python\n    def double(x):\n        return 2 * x\n```",
     "with a stub behind it": '```python\ndef double(x):\n    return 2 * x\n```\nso\n```python\ndef double(x):\n    """That."""\n    ...\n```',
+    "the rest, its first line at the margin": "y = 2 * x\n    return y",
+    "the rest, the first line of its fence at the margin": "```python\ny = 2 * x\n    return y\n```",
+    "the rest, a loop at the margin": "y = 0\nfor _ in range(2):\n    y += 2 * x - x\nreturn y",
+    "the rest and prose": f"{BODY}\nThis doubles x, and isn't long.",
+    "the rest after output": f"```\n4\n```\n```python\n{BODY}```",
+    "the rest after an import": f"```python\nimport math\n```\n```python\n{BODY}```",
+    "an import in one block": "```python\nimport math\n```\n```python\ndef double(x):\n    return math.floor(2 * x)\n```",
+    "a helper and a constant in one block": "```python\nN = 0\ndef helped(x):\n    return 2 * x + N\n\nassert double(3) == 6\n```\n"
+    "```python\ndef double(x):\n    return helped(x)\n```",
+    "a helper after": "```python\ndef double(x):\n    return helped(x)\n```\nwith\n```python\ndef helped(x):\n    return 2 * x\n```",
+    "an outline that raises behind it": f"```python\n{FUNCTION}```\n```python\ndef double(x):\n    raise NotImplementedError\n```",
+    "half a definition behind it": f"```python\n{FUNCTION}```\n```python\ndef double(x):\n    # as above\n```",
+    "a fence within the docstring": f'```python\ndef double(x):\n    """So:\n    ```\n    double(3)\n    ```\n    """\n{BODY}```\nDone.',
+    "a fence at the end of a docstring's line": f'```python\ndef double(x):\n    """So ```\n    """\n{BODY}```\nDone.',
+    "no line break after the fence": f"```{FUNCTION}```",
+    "one line": "```def double(x): return 2 * x```",
+    "quoted": "".join(f"> {line}\n" for line in f"So:\n```python\n{FUNCTION}```".split("\n")),
+    "no-break spaces": f"```python\n{FUNCTION}```".replace("    ", "\u00a0" * 4),
+    "set in as a whole, without a fence": "    def double(x):\n        return 2 * x\n",
+    "a lambda among prose": "It is short.\n\ndouble = lambda x: 2 * x\n\nIsn't it?",
+    "the future, without a fence": "from __future__ import annotations\n\ndef double(x: Odd) -> Odd:\n    return 2 * x\n",
+    "an inner function of the same name": "    def double(y):\n        return 2 * x\n    return double(0)\n",
     "the rest of the function": BODY,
     "the rest, then a closing fence alone": f"{BODY}```",
     "the rest, a closing fence and prose": f"{BODY}```\nThis doubles x.",
@@ -65,6 +87,7 @@ WRAPPINGS = {
     "a shell block first": f"```bash\npip install nothing\n```\n```python\n{FUNCTION}```",
     "output after": f"```python\n{FUNCTION}```\nOutput:\n```\n6\n```",
     "a test after": f"```python\n{FUNCTION}```\n```python\ndef test_double():\n    assert double(1) == 2\n```",
+    "a main program below": f"```python\n{FUNCTION}\nif __name__ == '__main__':\n    print(double(int(input())))\n```",
     "in a list": f"1. The function:\n\n{IN_A_LIST}\n2. Done.",
     "windows line ends": f"```python\n{FUNCTION}```".replace("\n", "\r\n"),
     "a helper and the function": f"```python\ndef help(x):\n    return x\n\n\n{FUNCTION}```",
@@ -76,13 +99,14 @@ WRAPPINGS = {
 def test_a_right_program_is_right_in_any_wrapping_and_a_wrong_one_wrong(wrapping):
     answer = WRAPPINGS[wrapping]
     for said, right in ((answer, True), (answer.replace("2 * x", "3 * x"), False)):
-        names: dict[str, object] = {}
+        names: dict[str, object] = {"__name__": "answer"}
         exec(program(ROW, said), names)  # written in this file, not by a model
         assert (names["double"](3) == 6) is right, program(ROW, said)
 
 
 @pytest.mark.parametrize(
-    "wrapping", ["python", "in a list", "the rest, then a closing fence alone", "an example first"]
+    "wrapping",
+    ["python", "in a list", "the rest, then a closing fence alone", "an example first", "a main program below"],
 )
 def test_the_sandbox_says_the_same(wrapping):
     if sandbox.unavailable():

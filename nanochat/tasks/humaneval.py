@@ -4,15 +4,16 @@ The answer is executed in the sandbox (nanochat/sandbox.py) or not at all: witho
 a function that returns the right values passes. It has no training split. Standard library only.
 """
 
+import ast
+import contextlib
 import re
 from typing import Any, ClassVar
 
 from nanochat import sandbox
-from nanochat.tasks.answers import code_of, defines, indented
+from nanochat.tasks.answers import MARGIN, code_of, completed, defines, futures_first
 from nanochat.tasks.from_file import FromFile, text_of
 from nanochat.tasks.task import Split, dialogue
 
-FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 EMPTY_BODY = (
     "\n    pass\n\n"  # makes the prompt, which ends within a function, a program with all its helpers and imports
 )
@@ -45,8 +46,16 @@ class HumanEval(FromFile):
 
 def program(row: dict[str, Any], completion: str) -> str:
     """The answer as a program: its own function after the prompt's imports and helpers, or what the prompt began."""
-    code = code_of(completion, row["entry_point"])
-    if not defines(code, row["entry_point"]):
-        return row["prompt"] + indented(code)
-    future = "".join(f"{line}\n" for line in FUTURE.findall(code))  # Python wants these at the top
-    return future + row["prompt"] + EMPTY_BODY + FUTURE.sub("", code)
+    prompt, code = row["prompt"], code_of(completion, row["entry_point"])
+    if defines(code, row["entry_point"]):
+        return futures_first(prompt + EMPTY_BODY + code)
+    return futures_first(completed(prompt, code, _margin(prompt)))
+
+
+def _margin(prompt: str) -> str:
+    """How far the prompt sets in the function that it begins."""
+    with contextlib.suppress(SyntaxError, ValueError):
+        last = ast.parse(prompt).body[-1]
+        line = prompt.split("\n")[last.body[0].lineno - 1] if isinstance(last, ast.FunctionDef) else ""
+        return re.match(r"[ \t]*", line)[0] or MARGIN  # type: ignore[index]  # it matches the empty text too
+    return MARGIN
