@@ -13,7 +13,7 @@ from nanochat.conversation import render_prompt
 from nanochat.core_questions import KEYS, META, CoreTask, load_examples, load_tasks
 from nanochat.pipeline import TaskData
 from nanochat.task_data import Origin, fetch
-from nanochat.tasks.answers import code_of, leading_number
+from nanochat.tasks.answers import code_of, last_number, leading_number
 from nanochat.tasks.arithmetic import Arithmetic
 from nanochat.tasks.gsm8k import final_number, parts
 from nanochat.tasks.humaneval import program
@@ -172,6 +172,42 @@ def test_an_en_dash_is_a_minus_and_groups_may_be_of_two():
 )  # fmt: skip
 def test_what_a_person_would_read(said, number):
     assert final_number(said) == number
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("1 234", 1234), ("That makes 1\u202f234.", 1234), ("1234.0", 1234), ("\u2013234", -234), ("- 5", -5), ("is - 5.", -5),
+        ("7 - 5", 5), ("7-5 = 2", 2), ("(3)-5=-2", -2), ("t r1 r2. It is 2", 2), ("r1 e r2", 2), ("-$5", -5), ("**7**.", 7), ("5?", 5),
+        ("1/2", None), ("2, 1,2", None), ("it is 3:45", None), ("1.234.567", None), ("1e3", None), ("Answer:46", 46), (".5", 0.5),
+        ("12 345 678 and 1,000", 1000), ("GPT-5", 5), ("12-34", None), ("x", None),
+    ],
+)  # fmt: skip
+def test_the_last_number_is_read_as_a_number(said, number):
+    assert last_number(said) == number
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["c; a; t", "c/a/t", "c | a | t", "c \u2192 a \u2192 t", "c\u2014a\u2014t", "\u2018c\u2019 \u2018a\u2019 \u2018t\u2019",
+     "c \u00b7 a \u00b7 t", "c a t!", "[c, a, t]", "(c)(a)(t)", "1. c 2. a 3. t", "1) c\n2) a\n3) t", "cat: c a t", "\uff43 \uff41 \uff54",
+     "c, a, and t", "C-A-T"],
+)  # fmt: skip
+def test_letters_are_read_whatever_stands_between_them(said, monkeypatch):
+    task = Spelling("test")
+    monkeypatch.setattr(task, "word", lambda _: "cat")
+    assert task.correct(0, said)
+    for wrong in (
+        said.replace("t", "s"),
+        said + " s",
+        said.replace("c", "c 4 "),
+        said.replace("a", "at").replace("\uff41", "aa"),
+    ):
+        assert wrong == said or not task.correct(0, wrong), wrong
+    monkeypatch.setattr(task, "word", lambda _: "and")
+    assert task.correct(0, "and: a n d")
+    assert not task.correct(0, "a, n, and d, and")
+    assert not task.correct(0, "and")
 
 
 def test_the_generated_tasks_read_as_people_do():

@@ -6,9 +6,10 @@ import pytest
 
 from nanochat.conversation import render
 from nanochat.tasks import TASKS, make
+from nanochat.tasks.answers import last_number
 from nanochat.tasks.arithmetic import OPERATORS, TOOL_SHARE
 from nanochat.tasks.spelling import spelled
-from nanochat.tasks.task import Task, last_number
+from nanochat.tasks.task import Task
 from nanochat.tasks.words import NUM_COMMON, WORDS, words
 from nanochat.tokenizer import Tokenizer
 
@@ -172,7 +173,7 @@ def test_each_question_of_identity_wants_its_own_fact():
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("", None), ("none", None), ("1 and 23.", "23"), ("1,234.5!", "1234.5"), ("it is -7", "-7"), ("#### 12", "12")],
+    [("", None), ("none", None), ("1 and 23.", 23), ("1,234.5!", 1234.5), ("it is -7", -7), ("#### 12", 12)],
 )
 def test_last_number(text, number):
     assert last_number(text) == number

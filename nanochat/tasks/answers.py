@@ -54,6 +54,27 @@ def leading_number(text: str) -> Decimal | None:
     return Decimal((found[1] or found[2]) + found[3].replace(",", "")) if found else None
 
 
+RUN = re.compile(r"(?:[0-9]|\.(?=[0-9]))(?:[0-9.,:/^x\u2044-]|(?<=[0-9])e(?=[-+]?[0-9])|(?<=e)\+)*", re.IGNORECASE)
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number in a text; None where there is none, or a fraction, a time or a list in its place."""
+    shown = re.sub(rf"(?<![0-9.,]){GROUPED.pattern}", lambda found: found[0].replace(" ", ""), plain(text))
+    found = None
+    for found in RUN.finditer(shown):  # noqa: B007  # the last one is meant
+        pass
+    number = found and NUMBER.match(found[0].rstrip(".,:/^x-"))
+    if not found or not number or number.end() < len(found[0].rstrip(".,:/^x-")):
+        return None
+    return Decimal(number[3].replace(",", "")).copy_sign(-1 if _negative(shown[: found.start()]) else 1)
+
+
+def _negative(before: str) -> bool:
+    """Whether what stands before a number ends in its sign, and not in a hyphen or in the sign of a difference."""
+    before = before.rstrip(" ")
+    return before.endswith("-") and not re.search(r"(?:[^\W\d_]|[0-9)]\s*)-$", before)
+
+
 FENCE = re.compile(
     r"^(?P<indent>[ \t]*)(?P<mark>`{3,}|~{3,})[ \t]*"
     r"(?:(?P<code>(?:(?:async|def|import|from|class)[ \t]|@).*)|(?P<language>[^\s`]*)[^\n`]*)$",

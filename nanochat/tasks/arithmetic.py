@@ -12,7 +12,8 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from nanochat.tasks.task import Split, Task, dialogue, held_out, last_number
+from nanochat.tasks.answers import last_number
+from nanochat.tasks.task import Split, Task, dialogue, held_out
 
 TOOL_SHARE = (
     0.35  # of the training answers; tool use at SFT is then rare enough for RL to raise (issue: <= 40 %, >= 90 %)
@@ -77,7 +78,7 @@ class Arithmetic(Task):
 
     def correct(self, index: int, completion: str) -> bool:
         a, sign, b = self.problem(index)
-        return last_number(completion.rpartition("<|output_end|>")[2]) == str(OPERATORS[sign](a, b))
+        return last_number(completion.rpartition("<|output_end|>")[2]) == OPERATORS[sign](a, b)
 
 
 def _draw(dice: random.Random) -> tuple[int, str, int]:

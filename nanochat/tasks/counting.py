@@ -6,7 +6,8 @@ Standard library only.
 
 from typing import Any
 
-from nanochat.tasks.task import Task, dialogue, last_number
+from nanochat.tasks.answers import last_number
+from nanochat.tasks.task import Task, dialogue
 from nanochat.tasks.words import words
 
 ASKED = (0.15, 0.35, 0.5)  # any letter (mostly absent), one of the word's, one of those it has most often
@@ -47,7 +48,7 @@ class Counting(Task):
 
     def correct(self, index: int, completion: str) -> bool:
         word, letter = self.problem(index)
-        return last_number(completion) == str(word.count(letter))
+        return last_number(completion) == word.count(letter)
 
 
 def counted(word: str, letter: str) -> str:

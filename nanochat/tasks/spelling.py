@@ -6,12 +6,14 @@ piece is met in many surroundings. Not here: the words (nanochat/tasks/words.py)
 """
 
 import re
+import unicodedata
 from typing import Any
 
 from nanochat.tasks.task import Task, dialogue
 from nanochat.tasks.words import words
 
 FRAGMENT_SHARE = 0.2
+NUMBERING = re.compile(r"(?<!\w)[0-9]+[.):]")
 QUESTIONS = (
     "Spell {word}",
     "Spell the word {word}",
@@ -52,10 +54,23 @@ class Spelling(Task):
         return word if fragment in words("test") else fragment
 
     def correct(self, index: int, completion: str) -> bool:
-        letters = re.split(r"[\s,.\-\u2013*_`'\"]+", completion.lower())
-        return [letter for letter in letters if letter] == list(self.word(index))
+        return letters_of(completion, self.word(index)) == list(self.word(index))
 
 
 def spelled(word: str) -> str:
     """The letters of a word with spaces between them."""
     return " ".join(word)
+
+
+def letters_of(answer: str, word: str) -> list[str]:
+    """What an answer spells, whatever stands between the letters, after the word itself and without a list's numbers.
+
+    A piece of several letters, or a digit that numbers nothing, stays one item and is wrong.
+    """
+    shown = NUMBERING.sub(" ", unicodedata.normalize("NFKC", answer).lower())
+    pieces = re.findall(r"[^\W\d_]+|[0-9]+", shown)
+    if len(pieces) > 1 and pieces[0] == word:
+        del pieces[0]
+    if pieces[-2:-1] == ["and"]:
+        del pieces[-2]
+    return pieces

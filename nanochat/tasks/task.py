@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-
-from nanochat.tasks.answers import plain
 
 Split = Literal["train", "test"]
 TASKS: dict[str, type[Task]] = {}
@@ -92,9 +89,3 @@ def in_random_order(keys: Iterable[str]) -> list[str]:
 def dialogue(question: str, answer: str | list[dict[str, str]]) -> dict[str, Any]:
     """A conversation of one question and one answer (text, or parts of text and tool calls)."""
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
-
-
-def last_number(text: str) -> str | None:
-    """The last number in `text`, without thousands separators; None where there is none."""
-    numbers = re.findall(r"-?[0-9][0-9,]*(?:\.[0-9]+)?", plain(text))
-    return numbers[-1].replace(",", "") if numbers else None
