@@ -15,7 +15,7 @@ from nanochat.pipeline import TaskData
 from nanochat.task_data import Origin, fetch
 from nanochat.tasks.answers import code_of, last_number, leading_number
 from nanochat.tasks.arithmetic import Arithmetic
-from nanochat.tasks.gsm8k import final_number, parts
+from nanochat.tasks.gsm8k import Gsm8k, final_number, parts
 from nanochat.tasks.humaneval import program
 from nanochat.tasks.smoltalk import SmolTalk
 from nanochat.tasks.spelling import Spelling
@@ -142,10 +142,12 @@ def test_a_number_reads_the_same_in_any_form(number, form, separator, typographi
 @pytest.mark.parametrize(
     "said",
     ["1/2", "\u00bd", "2\u00bd", "2 \u00bd", "1\u00b2", "5 1/2", "1e3", "10^3", "3:45", "5-3", "5\u20133", "1,2", "1,2,3", "1.234.567",
-     "0x10", "1\u20442"],
+     "0x10", "1\u20442", "12-15", "\\frac{1}{2}", "\\frac{3}{4} of it"],
 )  # fmt: skip
 def test_what_is_another_number_than_its_first_digits_is_none(said):
     assert final_number(f"#### {said}") is None
+    with pytest.raises(ValueError, match="needs to end with `#### number`"):
+        Gsm8k.normalise({"question": "?", "answer": f"#### 3\n#### {said}"})
 
 
 @pytest.mark.parametrize(
@@ -181,6 +183,7 @@ def test_what_a_person_would_read(said, number):
         ("7 - 5", 5), ("7-5 = 2", 2), ("(3)-5=-2", -2), ("t r1 r2. It is 2", 2), ("r1 e r2", 2), ("-$5", -5), ("**7**.", 7), ("5?", 5),
         ("1/2", None), ("2, 1,2", None), ("it is 3:45", None), ("1.234.567", None), ("1e3", None), ("Answer:46", 46), (".5", 0.5),
         ("12 345 678 and 1,000", 1000), ("GPT-5", 5), ("12-34", None), ("x", None),
+        ("1 / 2", None), ("2\u00bd", None), ("2 \u00bd", None), ("10\u00b2", None), ("\\frac{1}{2}", None), ("10^{3}", None),
     ],
 )  # fmt: skip
 def test_the_last_number_is_read_as_a_number(said, number):

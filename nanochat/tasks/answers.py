@@ -37,7 +37,7 @@ def plain(text: str) -> str:
     text = "".join(_plain(letter) for letter in text).translate(MINUS)
     while (single := SEPARATOR.sub(",", text)) != text:
         text = single
-    return WRAPPING.sub("", text)
+    return WRAPPING.sub("", text.replace("}{", "/"))  # as in \\frac{1}{2}
 
 
 def _plain(letter: str) -> str:
@@ -54,7 +54,10 @@ def leading_number(text: str) -> Decimal | None:
     return Decimal((found[1] or found[2]) + found[3].replace(",", "")) if found else None
 
 
-RUN = re.compile(r"(?:[0-9]|\.(?=[0-9]))(?:[0-9.,:/^x\u2044-]|(?<=[0-9])e(?=[-+]?[0-9])|(?<=e)\+)*", re.IGNORECASE)
+RUN = re.compile(
+    r"(?:[0-9]|\.(?=[0-9]))(?:[0-9.,:/^x\u2044\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215f-]|(?<=[0-9])e(?=[-+]?[0-9])|(?<=e)\+)*",
+    re.IGNORECASE,
+)
 
 
 def last_number(text: str) -> Decimal | None:
@@ -63,8 +66,10 @@ def last_number(text: str) -> Decimal | None:
     found = None
     for found in RUN.finditer(shown):  # noqa: B007  # the last one is meant
         pass
-    number = found and NUMBER.match(found[0].rstrip(".,:/^x-"))
-    if not found or not number or number.end() < len(found[0].rstrip(".,:/^x-")):
+    number = found and NUMBER.match(shown, found.start())
+    if not found or not number or number.end() < found.start() + len(found[0].rstrip(".,:/^x-")):
+        return None
+    if re.search(r"[0-9]\s*[/\u2044^]\s*$", shown[: found.start()]):
         return None
     return Decimal(number[3].replace(",", "")).copy_sign(-1 if _negative(shown[: found.start()]) else 1)
 

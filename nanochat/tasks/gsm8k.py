@@ -26,7 +26,7 @@ class Gsm8k(FromFile):
     @classmethod
     def normalise(cls, row: dict[str, Any]) -> dict[str, Any]:
         kept = text_of(row, "question", "answer")
-        if final_number(kept["answer"]) is None:
+        if leading_number(kept["answer"].rpartition(MARK)[2]) is None or MARK not in kept["answer"]:
             raise ValueError(f"answer: needs to end with `#### number`; it ends with {kept['answer'][-20:]!r}")
         return kept
 
