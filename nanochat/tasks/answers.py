@@ -8,6 +8,7 @@ judged here. Standard library only.
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import textwrap
 import unicodedata
@@ -137,7 +138,7 @@ def _definition_at(code: str, function: str) -> re.Match[str] | None:
 
 def _tidy(answer: str) -> str:
     """The answer with plain line ends and indentation, and without the marks of a quotation around its code."""
-    answer = answer.replace("\r\n", "\n")
+    answer = answer.replace("\r\n", "\n").replace("\r", "\n")
     if QUOTED.search(answer):
         answer = re.sub(r"^ {0,3}>(?!>) ?", "", answer, flags=re.MULTILINE)
     return re.sub(r"^[ \t\u00a0]+", lambda blanks: blanks[0].replace("\u00a0", " "), answer, flags=re.MULTILINE)
@@ -207,7 +208,8 @@ def _needed(code: str, others: Blocks) -> str:
     for node in reversed([node for other in trees if other for node in other.body]):
         if wanted & _bound(node):
             wanted = (wanted - _bound(node)) | _used(node)
-            kept.append(ast.unparse(node))
+            with contextlib.suppress(RecursionError):  # nested too deeply to be written down: it stays missing
+                kept.append(ast.unparse(node))
     return "".join(f"{statement}\n" for statement in reversed(kept))
 
 
