@@ -107,15 +107,14 @@ class Cache:
     def _is_sound(self, path: Path, entry: Mapping[str, Any]) -> bool:
         if not path.is_file():
             return False
-        status = path.stat()
-        seen = (status.st_size, status.st_mtime_ns, entry["sha256"])
-        if self._verified.get((status.st_dev, status.st_ino)) == seen:
-            return True
         try:
-            verify(path, entry["size"], entry["sha256"])
-        except Damaged:
+            status = path.stat()
+            seen = (status.st_size, status.st_mtime_ns, entry["sha256"])
+            if self._verified.get((status.st_dev, status.st_ino)) != seen:
+                verify(path, entry["size"], entry["sha256"])
+                self._remember(path, entry["sha256"])
+        except (Damaged, FileNotFoundError):  # another process may just evict it
             return False
-        self._remember(path, entry["sha256"])
         return True
 
     def _remember(self, path: Path, sha256: str) -> None:
@@ -124,7 +123,7 @@ class Cache:
 
     def size(self) -> int:
         """Bytes of all contents."""
-        return sum(path.stat().st_size for path in (self.root / "files").glob("*"))
+        return sum(map(_bytes_of, (self.root / "files").glob("*")))
 
     def evict(self) -> list[str]:
         """Removes least recently used artifacts until the limit holds or all that is left is in use."""
@@ -154,6 +153,13 @@ class Cache:
         with (self.root / "artifacts.lock").open("w", encoding="utf-8") as file:
             fcntl.flock(file, how)
             yield
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # evicted by another process since it was listed
+        return 0
 
 
 @contextmanager

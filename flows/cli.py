@@ -147,8 +147,12 @@ def command_ui(args: argparse.Namespace, open_store: Any) -> int:
     if database is None:
         print(f"MLflow   {redacted(where.tracking_uri)}")
         return 0
-    _prepare(where.tracking_uri)
-    port = server.free_port(args.mlflow_port)
+    _prepare(where.tracking_uri, database)
+    return _mlflow_page(where, database, server.free_port(args.mlflow_port))
+
+
+def _mlflow_page(where: surroundings.Settings, database: Path, port: int) -> int:
+    """MLflow's server, until it or we are ended. RuntimeError: why it does not come up, or ended."""
     backend = ("--backend-store-uri", tracking_uri.absolute(where.tracking_uri))
     command = launch.python_command("mlflow", "server", *backend)
     command += ["--artifacts-destination", str(where.home / "mlartifacts")]
@@ -160,25 +164,57 @@ def command_ui(args: argparse.Namespace, open_store: Any) -> int:
     with log.open("ab") as output:
         child = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=where.home)
     try:
-        while child.poll() is None and not server.listens(child.pid, port):  # what answers there may be somebody else's
-            time.sleep(0.3)
-        if child.poll() is None:
+        deadline = time.monotonic() + server.START_SECONDS
+        while child.poll() is None and not (up := server.listens(child.pid, port)) and time.monotonic() < deadline:
+            time.sleep(0.3)  # what answers there may be somebody else's
+        became = "ended"
+        if child.poll() is None and up:
             print(f"MLflow   http://127.0.0.1:{port}")
             print("Ctrl-C ends MLflow's page; `nanochat ui --stop` ends Prefect's server.", flush=True)
-        child.wait()
+            child.wait()
+        elif child.poll() is None:
+            became = f"does not listen after {server.START_SECONDS:.0f} s"
         cause = service_log.reason("MLflow", service_log.tail(log, said_before), log, database)
-        raise RuntimeError(f"MLflow's server ended: {cause}")
+        raise RuntimeError(f"MLflow's server {became}: {cause}")
     finally:
-        child.terminate()
+        _end(child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """TERM, some time, then KILL."""
+    child.terminate()
+    try:
+        child.wait(server.END_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
         child.wait()
 
 
-def _prepare(uri: str) -> None:
-    """Makes MLflow's database as a run does, so that both never make it at once."""
+def _prepare(uri: str, database: Path) -> None:
+    """Makes MLflow's database as a run does, so that both never make it at once. RuntimeError: it cannot be made."""
     from flows import track
 
     warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries underneath: nothing the user can do
-    track.prepare(uri)
+    try:
+        track.prepare(uri)
+    except Exception as error:  # of SQLAlchemy, Alembic or MLflow: their kinds are track.py's to know
+        cause = service_log.telling_line(str(error).split("\n", maxsplit=1)[0])
+        parts = [cause.rstrip("."), service_log.remedy("MLflow", cause, database)]
+        raise RuntimeError(f"MLflow's database {database} cannot be made: {'; '.join(filter(None, parts))}") from error
+
+
+def _home(given: str) -> Path | None:
+    """The option's folder; none where it is blank, as `--home "$UNSET"` makes it."""
+    try:
+        return folder(given) if given.strip() else None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _port(given: str) -> int:
+    if given.isdecimal() and int(given) <= 65535:
+        return int(given)
+    raise argparse.ArgumentTypeError(f"{given!r}: give a port from 1 to 65535, or 0 for any free one")
 
 
 def command_ls(args: argparse.Namespace, open_store: Any) -> int:
@@ -211,14 +247,14 @@ def main(argv: list[str] | None = None) -> int:
     made.set_defaults(command=command_run)
     add_commands(commands)
     made = commands.add_parser("ui", help="open Prefect's and MLflow's pages")
-    made.add_argument("--home", type=folder, default=None)
-    made.add_argument("--mlflow-port", type=int, default=5000)
+    made.add_argument("--home", type=_home, default=None)
+    made.add_argument("--mlflow-port", type=_port, default=5000)
     made.add_argument("--stop", action="store_true", help="end the Prefect server that was started in the background")
     made.set_defaults(command=command_ui)
     made = commands.add_parser("ls", help="what the store holds")
     made.add_argument("prefix", nargs="?", default="")
     made.add_argument("--json", action="store_true")
-    made.add_argument("--home", type=folder, default=None)
+    made.add_argument("--home", type=_home, default=None)
     made.add_argument("--store", default="")
     made.set_defaults(command=command_ls)
     return carry_out(parser, argv, open_any)

@@ -5,6 +5,7 @@ It only shows what it is told; the numbers come from the stages' metrics files.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -19,11 +20,21 @@ LINE_SECONDS = 10.0
 BAR_WIDTH = 24
 
 
+class _Patient(Console):
+    """Goes quiet where nobody reads on (`nanochat run … | head`): Rich's own would end the stage that prints."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # what is printed later, and the flush at the interpreter's end
+        os.close(nowhere)
+
+
 class Display:
     """Safe to be called from the threads of several tasks."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console = console or _Patient(file=sys.stdout, highlight=False, soft_wrap=True)
         self._lock = threading.Lock()
         self._rows: dict[str, tuple[float | None, str]] = {}
         self._began: dict[str, float] = {}

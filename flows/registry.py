@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows import gate
 from nanochat.locations import folder_of, is_bucket
+from nanochat.redaction import redacted
 from nanochat.store import Store
 
 ADDRESS, METRIC = "nanochat.address", "nanochat.metric."
+log = logging.getLogger(__name__)
 LOADER = "nanochat.pyfunc"  # its `_load_pyfunc(directory)` gives what predicts
 
 
@@ -66,9 +69,15 @@ class Registry:
         """Where MLflow loads the version from, without a copy of the weights.
 
         In S3 it is the artifact itself, with the file `MLmodel` beside its own. A local folder is refused as a source
-        by MLflow's server; there it is an `MLmodel` among the run's artifacts whose `data` is the folder.
+        by MLflow's server; there it is an `MLmodel` among the run's artifacts whose `data` is the folder. A prefix in
+        S3 with `#` or `?` is cut there by MLflow: such a version only says where it lies.
         """
         where = self.store.location(address)
+        if is_bucket(where) and set(where) & {"#", "?"}:
+            said = f"MLflow cannot load a model from {redacted(where)}: it cuts addresses at # and ?"
+            log.warning("%s; the version is entered, `nanochat chat %s` loads it", said, address)
+            self.client.log_text(run_id, f"{said}\n", "model/where.txt")
+            return f"runs:/{run_id}/model"
         if is_bucket(where):
             self.store.put(f"{address}/MLmodel", mlmodel().encode())
             return where

@@ -22,6 +22,7 @@ from typing import Any
 
 from flows import first_use, loopback, service_log
 from flows.settings import Settings
+from nanochat import environment as variables
 from nanochat.launch import MARK, child_environment, python_command, sweep
 from nanochat.lease import started_at
 
@@ -51,7 +52,7 @@ def ensure(settings: Settings) -> str:
         RuntimeError: our own server does not start; the cause, the remedy and the log are named.
     """
     loopback.exempt()
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    os.environ.update({name: variables.text(name, value) for name, value in QUIET.items()})
     if settings.prefect_api_url:
         return settings.prefect_api_url
     home = _home(settings)
@@ -161,7 +162,8 @@ def _launch(home: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
     words = ("server", "start", "--host", "127.0.0.1", "--port", str(port))
     environment = child_environment(**QUIET, **{MARK: _mark(home)}, PREFECT_HOME=str(home), PREFECT_API_URL="")
     if re.search("[%?#]", str(home)):  # Prefect writes the path into a URL as it is
-        environment.setdefault("PREFECT_SERVER_DATABASE_CONNECTION_URL", _database_url(home))
+        name = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+        environment[name] = variables.text(name, _database_url(home))
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # every import would be slow
     with log.open("ab") as output:
         process = subprocess.Popen(

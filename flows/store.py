@@ -9,10 +9,10 @@ never botocore's. Endpoint and credentials are found as boto3 finds them. It del
 from __future__ import annotations
 
 import time
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ from botocore.exceptions import (
 from flows.cache import Cache
 from nanochat.locations import bucket_of, folder_of, is_bucket
 from nanochat.store import Conflict, Damaged, FileStore, Store
+from nanochat.web import is_loopback
 
 MIB = 1024 * 1024
 CACHE_BYTES = 100 * 1024 * MIB
@@ -70,7 +71,7 @@ def download_object(bucket: str, key: str, path: Path) -> None:
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with source._told(f"reading {key}"):
         try:
-            source._client.download_file(bucket, key, str(fresh), Config=source._transfer)
+            source._ask(lambda client: client.download_file(bucket, key, str(fresh), Config=source._transfer))
         except ClientError as error:
             if _code(error) in ("NoSuchKey", "NoSuchBucket", "404"):
                 raise ValueError(f"download.url: s3://{bucket}/{key} does not exist: correct the url") from error
@@ -85,6 +86,7 @@ class S3Store(Store):
         self.bucket, self.prefix, self.cache, self.endpoint = bucket, prefix, cache, endpoint
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         self._checksums = "when_supported"  # boto3's own, which not every server knows; ours are in the records
+        self._clients: dict[tuple[bool, str], Any] = {}
         self._transfer = TransferConfig(
             multipart_threshold=PART_BYTES,
             multipart_chunksize=PART_BYTES,
@@ -92,51 +94,50 @@ class S3Store(Store):
             num_download_attempts=ATTEMPTS,
         )
 
-    @cached_property
+    @property
     def _client(self) -> Any:
-        return self._connect(connect_timeout=5, read_timeout=30, attempts=ATTEMPTS)
+        return self._connected(self._checksums)
 
-    @cached_property
-    def _brief_client(self) -> Any:
-        """For renewing a lease: must give up, all attempts together, before others may take the holder for dead."""
-        return self._connect(connect_timeout=3, read_timeout=8, attempts=3)
+    def _connected(self, checksums: str, *, briefly: bool = False) -> Any:
+        """A client, made once. A brief one renews leases: must give up before others may take the holder for dead."""
+        if (briefly, checksums) not in self._clients:
+            patience = (3, 8, 3) if briefly else (5, 30, ATTEMPTS)
+            self._clients[briefly, checksums] = self._connect(checksums, *patience)
+        return self._clients[briefly, checksums]
 
-    def _connect(self, *, connect_timeout: float, read_timeout: float, attempts: int) -> Any:
+    def _connect(self, checksums: str, connect_timeout: float, read_timeout: float, attempts: int) -> Any:
         config = Config(
             retries={"mode": "standard", "total_max_attempts": attempts},
             connect_timeout=connect_timeout,
             read_timeout=read_timeout,
             max_pool_connections=64,
-            request_checksum_calculation=self._checksums,
-            response_checksum_validation=self._checksums,
+            request_checksum_calculation=checksums,
+            response_checksum_validation=checksums,
         )
         with self._told("connecting"):
-            return boto3.session.Session().client("s3", endpoint_url=self.endpoint or None, config=config)
+            session, where = boto3.session.Session(), self.endpoint or None
+            client = session.client("s3", endpoint_url=where, config=config)
+            if is_loopback(urllib.parse.urlsplit(client.meta.endpoint_url).hostname or ""):  # boto3 knows where it is
+                client = session.client("s3", endpoint_url=where, config=config.merge(Config(proxies={})))
+            return client
 
     def _ask(self, call: Callable[[Any], T], *, briefly: bool = False) -> T:
         """Makes a request; once more, and from then on, without boto3's checksums where the server refuses them."""
-
-        def ask() -> T:
-            return call(self._brief_client if briefly else self._client)
-
+        checksums = self._checksums  # another thread may find out meanwhile
         try:
-            return ask()
+            return call(self._connected(checksums, briefly=briefly))
         except (ClientError, Boto3Error) as refused:
-            if self._checksums == "when_required" or not _may_be_of_checksums(refused):
+            if checksums == "when_required" or not _may_be_of_checksums(refused):
                 raise
-            self._use_checksums("when_required")
             try:
-                return ask()
+                answer = call(self._connected("when_required", briefly=briefly))
             except (ClientError, Boto3Error) as again:
-                if _is_conflict(again):  # it is taken without them
-                    raise
-                self._use_checksums("when_supported")
-                raise refused from None
-
-    def _use_checksums(self, when: str) -> None:
-        self._checksums = when
-        for client in ("_client", "_brief_client"):  # made anew when they are needed
-            self.__dict__.pop(client, None)
+                if not _is_conflict(again):
+                    raise refused from None
+                self._checksums = "when_required"  # it is taken without them
+                raise
+            self._checksums = "when_required"
+            return answer
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
@@ -240,7 +241,9 @@ class S3Store(Store):
         """As of any store; and the server must keep conditions, or two runs would hold one lease."""
         try:
             with self._told("listing"):
-                self._brief_client.list_objects_v2(Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1)
+                self._connected(self._checksums, briefly=True).list_objects_v2(
+                    Bucket=self.bucket, Prefix=self._key(""), MaxKeys=1
+                )
         except OSError as error:
             raise ValueError(f"store = {error}") from error
         super().check_writable()
@@ -248,9 +251,12 @@ class S3Store(Store):
         first = self.put(key, b"first")
         try:
             self._refuses("If-None-Match", key, if_absent=True)
-            self.put(key, b"second", if_match=first)
+            try:
+                self.put(key, b"second", if_match=first)
+            except (Conflict, OSError) as error:
+                raise OSError(f"the server refuses If-Match ({error})") from error
             self._refuses("If-Match", key, if_match=first)
-        except (Conflict, OSError) as error:
+        except OSError as error:
             raise ValueError(f"store = {self.uri!r}: {error}: name one that has conditional writes") from error
         finally:
             self.delete(key)

@@ -23,7 +23,7 @@ from flows import first_use, gate, plots, service_log
 from flows.outbox import Outbox, Refused, Unavailable
 from flows.registry import Registry
 from flows.tracking_uri import artifacts_beside, database_of
-from nanochat import metrics
+from nanochat import environment, metrics
 from nanochat.redaction import redacted
 from nanochat.stage import digest
 from nanochat.store import Damaged, Store
@@ -164,7 +164,8 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         try:
-            return self.client.create_experiment(self.experiment, self._artifacts())
+            database = database_of(self.tracking_uri)  # has no server: a folder beside it, not the working directory
+            return self.client.create_experiment(self.experiment, artifacts_beside(database) if database else None)
         except MlflowException:
             made = self._known_experiment()  # by another run at the same moment
             if not made:
@@ -179,11 +180,6 @@ class Tracker:
         run_id = Run(self, ADDRESS, address, address).ensure()
         self.client.set_terminated(run_id)
         return run_id
-
-    def _artifacts(self) -> str | None:
-        """Of a database without a server: a folder beside it (MLflow would take the working directory)."""
-        database = database_of(self.tracking_uri)
-        return artifacts_beside(database) if database else None
 
     def find(self, key: str, value: str) -> Any:
         """The newest MLflow run with this tag, or None."""
@@ -256,7 +252,7 @@ class StageRun(Run):
         self._waiting: list[dict[str, Any]] = []
         self._outgoing: list[dict[str, Any]] = []  # of the outbox's thread; what was dropped goes with the next batch
         self._rows: dict[int, dict[str, Any]] = {}  # by step, for the figures
-        self._mutex = threading.Lock()
+        self._mutex, self._lost = threading.Lock(), False
 
     def forward(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rows of metrics.jsonl, in any number, also again; sent in batches, as fast as MLflow takes them."""
@@ -277,8 +273,8 @@ class StageRun(Run):
         texts = _texts(files)
         now = time.time()
         self.tracker.send(self._send_waiting)
-        self.tracker.send(lambda: self._send_numbers(numbers, now))
-        self.tracker.send(lambda: self._send_files(texts))
+        for job in (lambda: self._send_numbers(numbers, now), lambda: self._send_files(texts)):
+            self.tracker.send(job).add_done_callback(self._heed)
         super().finish(status, cause)
 
     def replay(self, info: Mapping[str, Any], files: Callable[[], Path]) -> None:
@@ -293,9 +289,13 @@ class StageRun(Run):
         self.id = found.info.run_id if found else ""
         self._open(dict(info["tags"]), dict(info["params"]), dict(info["inputs"]))
         self._send([row for row in metrics.read(where / metrics.FILE) if "step" in row])
-        self._send_numbers(record["numbers"], record["finished"])
+        there = found.data.metrics if found else {}
+        self._send_numbers({k: v for k, v in record["numbers"].items() if k not in there}, record["finished"])
         self._send_files(_texts(small_files(where)))
         self._close("FINISHED", None, int(record["finished"] * 1000))
+
+    def _heed(self, delivery: Future[Any]) -> None:
+        self._lost = self._lost or delivery.exception() is not None
 
     def _send_waiting(self) -> None:
         with self._mutex:
@@ -306,7 +306,7 @@ class StageRun(Run):
             self._outgoing.clear()
 
     def _close(self, status: Status, cause: str | None, ended: int) -> None:
-        if self._outgoing:  # refused to the end: `replay` sends them
+        if self._outgoing or (self._lost and status == "FINISHED"):  # refused to the end: `replay` sends them
             self.tracker.client.set_tag(self.ensure(), SENT, "")
         super()._close(status, cause, ended)
 
@@ -362,8 +362,7 @@ def _make_database(database: Path) -> None:
 
 
 def _surround() -> None:
-    for name, value in SURROUNDINGS.items():
-        os.environ.setdefault(name, value)
+    os.environ.update({name: environment.text(name, value) for name, value in SURROUNDINGS.items()})
 
 
 def small_files(artifact: Path) -> list[Path]:

@@ -6,11 +6,11 @@ one that works when its server is up is not. It connects to nothing and imports 
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from nanochat import environment
 from nanochat.redaction import redacted
 
 SERVERS = ("http", "https")
@@ -39,7 +39,7 @@ def _fault(uri: str) -> str:
     if scheme.split("+")[0] in DATABASES:
         return _fault_of_database(uri)
     if scheme in ("", "file"):
-        allowed = os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1")
+        allowed = environment.text("MLFLOW_ALLOW_FILE_STORE").lower() in ("true", "1")
         return "" if allowed else "MLflow keeps no runs in a folder any more"
     return f"MLflow knows no {scheme}:"
 
