@@ -23,8 +23,8 @@ from typing import Any
 from flows import loopback, server, service_log, tracking_uri
 from flows import settings as surroundings
 from nanochat import launch, probe
-from nanochat.__main__ import add_commands, add_run, carry_out, forced, planned
-from nanochat.locations import folder, folder_of, is_bucket
+from nanochat.__main__ import add_commands, add_run, carry_out, forced, home_option, planned
+from nanochat.locations import folder_of, is_bucket
 from nanochat.preflight import preflight
 from nanochat.recipes import apply, stages_of
 from nanochat.redaction import redacted
@@ -74,8 +74,9 @@ def _expect(steps: list[Any], to_make: set[str]) -> None:
     if not to_make:
         return
     command = launch.python_command("nanochat", "probe", "--json")
-    around = launch.child_environment(PYTHONIOENCODING="utf-8")
-    said = subprocess.run(command, env=around, stdout=subprocess.PIPE, encoding="utf-8", errors="replace", check=False)
+    said = subprocess.run(
+        command, env=launch.child_environment(), stdout=subprocess.PIPE, encoding="utf-8", errors="replace", check=False
+    )
     try:
         rate = probe.Rate(**json.loads(said.stdout.strip().splitlines()[-1]))
     except (IndexError, TypeError, ValueError):  # an estimate is nice to have: the run goes on without
@@ -177,17 +178,7 @@ def _mlflow_page(where: surroundings.Settings, database: Path, port: int) -> int
         cause = service_log.reason("MLflow", service_log.tail(log, said_before), log, database)
         raise RuntimeError(f"MLflow's server {became}: {cause}")
     finally:
-        _end(child)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """TERM, some time, then KILL."""
-    child.terminate()
-    try:
-        child.wait(server.END_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+        launch.end(child, server.END_SECONDS, child.send_signal)
 
 
 def _prepare(uri: str, database: Path) -> None:
@@ -201,14 +192,6 @@ def _prepare(uri: str, database: Path) -> None:
         cause = service_log.telling_line(str(error).split("\n", maxsplit=1)[0])
         parts = [cause.rstrip("."), service_log.remedy("MLflow", cause, database)]
         raise RuntimeError(f"MLflow's database {database} cannot be made: {'; '.join(filter(None, parts))}") from error
-
-
-def _home(given: str) -> Path | None:
-    """The option's folder; none where it is blank, as `--home "$UNSET"` makes it."""
-    try:
-        return folder(given) if given.strip() else None
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _port(given: str) -> int:
@@ -247,14 +230,14 @@ def main(argv: list[str] | None = None) -> int:
     made.set_defaults(command=command_run)
     add_commands(commands)
     made = commands.add_parser("ui", help="open Prefect's and MLflow's pages")
-    made.add_argument("--home", type=_home, default=None)
+    made.add_argument("--home", type=home_option, default="")
     made.add_argument("--mlflow-port", type=_port, default=5000)
     made.add_argument("--stop", action="store_true", help="end the Prefect server that was started in the background")
     made.set_defaults(command=command_ui)
     made = commands.add_parser("ls", help="what the store holds")
     made.add_argument("prefix", nargs="?", default="")
     made.add_argument("--json", action="store_true")
-    made.add_argument("--home", type=_home, default=None)
+    made.add_argument("--home", type=home_option, default="")
     made.add_argument("--store", default="")
     made.set_defaults(command=command_ls)
     return carry_out(parser, argv, open_any)

@@ -50,9 +50,9 @@ def set_aside(database: Path, cause: str) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     count = len(list(database.parent.glob(f"{database.name}.half-made-*")))
     aside = database.with_name(f"{database.name}.half-made-{stamp}-{count}")
-    for companion in (*COMPANIONS, ""):  # the database last: a journal left beside a new one would be rolled into it
-        if (part := database.with_name(f"{database.name}{companion}")).exists():
-            part.rename(aside.with_name(f"{aside.name}{companion}"))
+    for part in (*_companions(database), database):  # it last: a journal left beside a new one is rolled into that
+        if part.exists():
+            part.rename(aside.with_name(part.name.replace(database.name, aside.name, 1)))
     log.warning("%s was half-made (%s): it is now %s, and a new one is made", database, cause, aside)
     return aside
 
@@ -73,14 +73,18 @@ def made_whole(database: Path, table: str, make: Callable[[Path], None]) -> None
         if database.exists():
             set_aside(database, "its first start was cut off")
         fresh = database.with_name(f".{database.name}.making")
-        for companion in ("", *COMPANIONS):  # of one that was killed here
-            fresh.with_name(f"{fresh.name}{companion}").unlink(missing_ok=True)
+        for part in (*_companions(fresh), fresh):  # of one that was killed here
+            part.unlink(missing_ok=True)
         make(fresh)
         sync(fresh)
-        if any(database.with_name(f"{database.name}{each}").exists() for each in COMPANIONS):
+        if any(part.exists() for part in _companions(database)):
             set_aside(database, "its database was taken away")
         fresh.rename(database)
         sync(database.parent)
+
+
+def _companions(database: Path) -> list[Path]:
+    return [database.with_name(f"{database.name}{each}") for each in COMPANIONS]
 
 
 def _may_be_at_work(database: Path) -> bool:

@@ -23,6 +23,7 @@ from typing import Any
 from flows import first_use, loopback, service_log
 from flows.settings import Settings
 from nanochat import environment as variables
+from nanochat.durable import write_aside
 from nanochat.launch import MARK, child_environment, python_command, sweep
 from nanochat.lease import started_at
 
@@ -52,7 +53,7 @@ def ensure(settings: Settings) -> str:
         RuntimeError: our own server does not start; the cause, the remedy and the log are named.
     """
     loopback.exempt()
-    os.environ.update({name: variables.text(name, value) for name, value in QUIET.items()})
+    variables.fill(QUIET)
     if settings.prefect_api_url:
         return settings.prefect_api_url
     home = _home(settings)
@@ -200,9 +201,7 @@ def _was_half_made(database: Path, said: str) -> bool:
 
 
 def _note(home: Path, ours: dict[str, Any]) -> None:
-    fresh = home / f".{STATE}"
-    fresh.write_text(json.dumps(ours), encoding="utf-8")
-    fresh.replace(home / STATE)
+    write_aside(home / STATE, json.dumps(ours))
 
 
 def _mark(home: Path) -> str:

@@ -10,7 +10,6 @@ truth of its own, and knows nothing of versions (registry.py).
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import uuid
@@ -362,7 +361,7 @@ def _make_database(database: Path) -> None:
 
 
 def _surround() -> None:
-    os.environ.update({name: environment.text(name, value) for name, value in SURROUNDINGS.items()})
+    environment.fill(SURROUNDINGS)
 
 
 def small_files(artifact: Path) -> list[Path]:

@@ -49,7 +49,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 def add_place(parser: argparse.ArgumentParser) -> None:
     """Where things lie."""
     store = environment.store()
-    parser.add_argument("--home", type=_home, default="", help="work, logs, default store (.nanochat)")
+    parser.add_argument("--home", type=home_option, default="", help="work, logs, default store (.nanochat)")
     parser.add_argument(
         "--store",
         type=lambda given: given if given.strip() else store,
@@ -58,7 +58,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _home(given: str) -> Path:
+def home_option(given: str) -> Path:
     """The option's folder; NANOCHAT_HOME's where it is blank, as `--home "$UNSET"` makes it."""
     try:
         return folder(given) if given.strip() else environment.home()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from nanochat import columns
-from nanochat.locations import bucket_of, folder, folder_of
+from nanochat.locations import INDEX, bucket_of, folder, folder_of
 from nanochat.redaction import redacted
 from nanochat.web import quoted
 
@@ -151,12 +151,12 @@ def _parquet(stage: Download) -> ParquetShards:
         raise ValueError(
             f"download.url = {shown!r}: unknown kind of source {scheme!r}: use https://, s3://, file:// or datasets:"
         )
-    rest, count = re.subn(r"\{index(:0?\d*d)?\}", "", stage.url)
+    rest, count = INDEX.subn("", stage.url)
     if not count or "{" in rest or "}" in rest:
         raise ValueError(
             f"download.url = {shown!r}: needs the shard number once or more, as in shard_{{index:05d}}.parquet"
         )
-    _check_address(scheme, re.sub(r"\{index(:0?\d*d)?\}", "0", stage.url))
+    _check_address(scheme, INDEX.sub("0", stage.url))
     if stage.validation_shard < 0:
         raise ValueError(
             f"download.validation_shard = {stage.validation_shard}: pin a shard of {stage.corpus!r} "

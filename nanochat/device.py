@@ -65,10 +65,11 @@ def has_kernels(capability: tuple[int, int], built: Sequence[str]) -> bool:
         if not found:
             return True
         version = (int(found[2]), int(found[3]))
-        same_major = found[1] == "sm" and version[0] == capability[0] and version <= capability
-        if version == capability or (
-            not found[4] and (same_major or (found[1] == "compute" and version <= capability))
-        ):
+        if found[4]:
+            runs = version == capability
+        else:
+            runs = version <= capability and (found[1] == "compute" or version[0] == capability[0])
+        if runs:
             return True
     return False
 

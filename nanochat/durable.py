@@ -1,11 +1,21 @@
 """Forces what was written to the disk, so that after a power cut no name stands for half a file.
 
-A file is written under another name, synced and renamed; the rename lasts once its directory is synced. Does not cover
-writing.
+A file is written under another name, synced and renamed; the rename lasts once its directory is synced.
 """
 
 import os
 from pathlib import Path
+
+
+def write_aside(path: Path, text: str, suffix: str = "fresh") -> None:
+    """Writes a small file under another name and renames it, so that no reader finds half of it.
+
+    `suffix` tells those apart who may write it at the same time; of one writer, what a kill left is written over.
+    """
+    fresh = path.with_name(f".{path.name}.{suffix}")
+    fresh.write_text(text, encoding="utf-8")
+    sync(fresh)
+    fresh.replace(path)
 
 
 def sync(path: Path) -> None:

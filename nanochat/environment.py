@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from nanochat.locations import folder
@@ -27,6 +27,11 @@ CACHE_GB = 50.0
 def text(name: str, default: str = "", environment: Environment = os.environ) -> str:
     """The variable, stripped; the default where it is not there or empty."""
     return environment.get(name, "").strip() or default
+
+
+def fill(values: Mapping[str, str], environment: MutableMapping[str, str] = os.environ) -> None:
+    """Sets the variables that are not there or empty; what the user has set stays."""
+    environment.update({name: text(name, value, environment) for name, value in values.items()})
 
 
 def home(environment: Environment = os.environ) -> Path:

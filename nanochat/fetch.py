@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nanochat import web
+from nanochat.durable import write_aside
 from nanochat.redaction import redacted
 
 Progress = Callable[[int, int], None]
@@ -105,9 +106,7 @@ def _attempt(url: str, half: Path, timeout: float, progress: Progress) -> None:
         facts = {"url": _fingerprint(url), "validator": _validator(response), "total": total}
         if not start:  # first the bytes of another version go, then theirs become the facts of this one
             half.unlink(missing_ok=True)
-        fresh = _facts_path(half).with_suffix(".fresh")
-        fresh.write_text(json.dumps(facts), encoding="utf-8")
-        fresh.replace(_facts_path(half))
+        write_aside(_facts_path(half), json.dumps(facts))
         with half.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,11 @@ def child_environment(**more: str) -> dict[str, str]:
     What torchrun set for this process is left out. OpenMP's threads wait for each other spinning, and without a bound
     they take the processor from whoever they wait for; a bound of the user's own goes before ours.
     """
-    mine = (name for name in os.environ if name not in FOREIGN and not name.startswith(FOREIGN_KINDS))
-    kept = {name: os.environ[name] for name in mine}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in FOREIGN and not name.startswith(FOREIGN_KINDS) and name != "PYTHONIOENCODING"  # beats UTF-8 mode
+    }
     paths = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]  # an empty one is the directory
     if str(ROOT) not in (*paths, sysconfig.get_path("purelib")):
         paths.insert(0, str(ROOT))
@@ -125,7 +129,7 @@ def run(process: Process, tick: Callable[[], str | None], *, grace: float = GRAC
                 break
             time.sleep(0.2)
     finally:
-        _end(child, grace)
+        end(child, grace, partial(_signal_group, child.pid))
         sweep(process.mark)
     tick()
     if reason is not None:
@@ -133,15 +137,15 @@ def run(process: Process, tick: Callable[[], str | None], *, grace: float = GRAC
     return code if code is not None else child.returncode
 
 
-def _end(child: subprocess.Popen[bytes], grace: float) -> None:
-    """TERM to the group, time to save, then KILL."""
+def end(child: subprocess.Popen[bytes], grace: float, send: Callable[[signal.Signals], None]) -> None:
+    """TERM, time to save, then KILL; `send` says to whom: the child alone, or its group."""
     if child.poll() is not None:
         return
-    _signal_group(child.pid, signal.SIGTERM)
+    send(signal.SIGTERM)
     try:
         child.wait(grace)
     except subprocess.TimeoutExpired:
-        _signal_group(child.pid, signal.SIGKILL)
+        send(signal.SIGKILL)
         child.wait()
 
 

@@ -8,9 +8,11 @@ Promises: a path reads as it was written, whatever characters it holds: `file://
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 FILE, S3 = "file://", "s3://"
+INDEX = re.compile(r"\{index(?::0?\d*d)?\}")  # where the number of a shard stands in an address
 FORMS = "give a folder, file:///FOLDER or s3://BUCKET/PREFIX"
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nanochat.durable import write_aside
+
 FILE = "metrics.jsonl"
 
 
@@ -44,9 +46,7 @@ class Metrics:
         if self.path is None or not self.path.exists():
             return
         kept = [row for row in read(self.path) if row.get("step", 0) <= step]
-        fresh = self.path.with_suffix(".fresh")
-        fresh.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        fresh.replace(self.path)
+        write_aside(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat import launch, metrics, pipeline, provenance
+from nanochat.durable import write_aside
 from nanochat.redaction import redacted
 from nanochat.stage import RESUME_EXIT_CODE, STAGES, Interrupted, Place
 
@@ -100,9 +101,7 @@ def _versions() -> dict[str, str]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")  # several ranks write one outcome
-    fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    fresh.replace(path)
+    write_aside(path, json.dumps(content, indent=1), suffix=str(os.getpid()))  # several ranks write one outcome
 
 
 def _shutdown_timeout() -> list[str]:

@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from nanochat.locations import INDEX
+
 _SCHEME = r"[a-zA-Z][a-zA-Z0-9+.-]*://"
 # A password may hold / ? # and blanks, as SQLAlchemy takes it: whatever stands between `user:` and `@`, but for a port.
 _LOOSE = r"[^\s/:@'\"\[]*:(?=\S)(?!\d+(?:[/?#\s'\",;:)\]]|$))[^\n@]*@(?:\S*@)?"
 _USER = re.compile(rf"({_SCHEME})(?:{_LOOSE}|[^/?#\s'\"]*@)")
 _QUERY = re.compile(rf"({_SCHEME}[^\s'\"?#]*\?)((?:[^\s'\"#]|'(?=[\w%&=]))+)")
 _FRAGMENT = re.compile(rf"({_SCHEME}[^\s'\"#]*#[^\s'\"#=]*=)[^\s'\"]+")
-_INDEX = re.compile(r"\{index(?::0?\d*d)?\}")  # of a pattern of shards
 _FOLDERS = ("s3://", "file://")  # there `?` is a letter of a name
 
 
@@ -30,7 +31,7 @@ def _without_values(found: re.Match[str]) -> str:
 
 def _without_value(word: str, of_folder: bool) -> str:
     name, equals, value = word.partition("=")
-    if _INDEX.fullmatch(value or name) or (of_folder and not equals):
+    if INDEX.fullmatch(value or name) or (of_folder and not equals):
         return word
     return f"{name}=***" if equals else "***"
 

@@ -35,9 +35,8 @@ def quoted(url: str) -> str:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except (ValueError, UnicodeError) as error:
-        raise ValueError(
-            f"{redacted(url)!r}: is no address: host or port is none"
-        ) from error  # it may quote a password
+        # not urllib's own words, which may quote a password
+        raise ValueError(f"{redacted(url)!r}: is no address: host or port is none") from error
     if not host or any(letter.isspace() for letter in host):
         raise ValueError(f"{redacted(url)!r}: names no host that can be asked")
     place = f"[{host}]" if ":" in host else host

@@ -75,6 +75,7 @@ def test_openmp_s_spin_is_bounded_unless_the_user_says_otherwise(own, monkeypatc
 
 def test_what_torchrun_set_for_others_does_not_reach_a_child(monkeypatch):
     foreign = {"RANK": "3", "TORCHELASTIC_RUN_ID": "other", "PET_NNODES": "2", "PYTHON_EXEC": "/no/python"}
+    foreign["PYTHONIOENCODING"] = "utf-16"
     for name, value in {**foreign, "RANKING": "theirs"}.items():
         monkeypatch.setenv(name, value)
     environment = launch.child_environment()

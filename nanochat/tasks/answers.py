@@ -14,6 +14,7 @@ import textwrap
 import unicodedata
 import warnings
 from decimal import Decimal
+from typing import Any
 
 WRAPPING = re.compile(r"\\(?:boxed|text\w*|math\w*)\b|\\[(\[]|\\(?=[-+.0-9])|[*_`{}]")
 SEPARATOR = re.compile(r"(?<=[0-9])(?:\{,\}|\\,|['\u2019])(?=[0-9]{3}(?![0-9]))")
@@ -23,10 +24,11 @@ BEFORE = re.compile(
     r"|(?:the )?(?:final )?answer(?: is)?\b)*",
     re.IGNORECASE,
 )
+RAISED = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215f"  # powers, indices and fractions of one letter
 NUMBER = re.compile(
     r"([-+]?)\s*([-+]?)((?>[0-9]{1,3}(?:,[0-9]{2,3})*,[0-9]{3}(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+))"
     # what makes another number of it, or none: more digits, a fraction, a power, a time, a range, a mixed fraction
-    r"(?![0-9\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215f]|[,.:x-][0-9]|e[-+]?[0-9]|\s*[/\u2044]\s*[0-9]|\s*\^"
+    rf"(?![0-9{RAISED}]|[,.:x-][0-9]|e[-+]?[0-9]|\s*[/\u2044]\s*[0-9]|\s*\^"
     r"|\s+[0-9]+\s*[/\u2044]\s*[0-9]|\s+[\u00bc-\u00be\u2150-\u215f])",
     re.IGNORECASE,
 )
@@ -56,7 +58,7 @@ def leading_number(text: str) -> Decimal | None:
 
 
 RUN = re.compile(
-    r"(?:[0-9]|\.(?=[0-9]))(?:[0-9.,:/^x\u2044\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u215f-]|(?<=[0-9])e(?=[-+]?[0-9])|(?<=e)\+)*",
+    rf"(?:[0-9]|\.(?=[0-9]))(?:[0-9.,:/^x\u2044{RAISED}-]|(?<=[0-9])e(?=[-+]?[0-9])|(?<=e)\+)*",
     re.IGNORECASE,
 )
 
@@ -64,9 +66,7 @@ RUN = re.compile(
 def last_number(text: str) -> Decimal | None:
     """The last number in a text; None where there is none, or a fraction, a time or a list in its place."""
     shown = re.sub(rf"(?<![0-9.,]){GROUPED.pattern}", lambda found: found[0].replace(" ", ""), plain(text))
-    found = None
-    for found in RUN.finditer(shown):  # noqa: B007  # the last one is meant
-        pass
+    found = next(reversed(list(RUN.finditer(shown))), None)
     number = found and NUMBER.match(shown, found.start())
     if not found or not number or number.end() < found.start() + len(found[0].rstrip(".,:/^x-")):
         return None
@@ -108,7 +108,7 @@ def code_of(answer: str, function: str) -> str:
     for text in (before, textwrap.dedent(before)):
         if defines(text, function) and (text == before or not _ends_in_return(text)):
             return _definition(text, function)
-    if blocks and not blocks[0][0] and before.strip() and _returns(before):
+    if blocks and not blocks[0][0] and before.strip() and all(_likeness(before)):
         return before  # the rest of the function, then a closing fence alone, and perhaps prose
     in_python = [(language, code) for language, code in blocks if PYTHON.match(language) and code.strip()]
     likely = max(in_python, key=lambda block: (*_likeness(block[1]), bool(block[0])), default=("", before))
@@ -251,27 +251,21 @@ def _definition(text: str, function: str) -> str:
 
 def _tree(code: str) -> ast.Module | None:
     """The code as Python's parser sees it; None where it is none."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd escapes in what a model wrote
-            return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
+    return _compiled(code, ast.PyCF_ONLY_AST)
 
 
 def _compiles(code: str) -> bool:
     """Whether Python would run it; that a `return` stands in a function is seen here only."""
+    return _compiled(code) is not None
+
+
+def _compiled(code: str, flags: int = 0) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(code, "answer", "exec", dont_inherit=True)
+            warnings.simplefilter("ignore")  # odd escapes in what a model wrote
+            return compile(code, "answer", "exec", flags, dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
-
-
-def _returns(code: str) -> bool:
-    return _likeness(code) == (True, True)
+        return None
 
 
 def _likeness(code: str) -> tuple[bool, bool]:
