@@ -3,23 +3,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SEED ?= 1
+SEED = 1
 .DEFAULT_GOAL := help
 
 # The user's settings of pip and uv say where packages come from (index, mirror, proxy, certificates: kept) and where they
-# go: that is .venv, whatever is set here or in a pip.conf. An empty value takes the place of one in a pip.conf.
-export PIP_USER := 0
+# go: that is .venv, whatever they are. What is said here goes before a pip.conf; an empty variable would not.
 export PIP_REQUIRE_VIRTUALENV := 0
 export PIP_REQUIRE_HASHES := 0
-export PIP_TARGET :=
-export PIP_PREFIX :=
-export PIP_ROOT :=
-export PIP_PYTHON :=
-export PIP_CONSTRAINT :=
-export PIP_NO_DEPS :=
-export PIP_DRY_RUN :=
-unexport UV_SYSTEM_PYTHON UV_BREAK_SYSTEM_PACKAGES UV_TARGET UV_PREFIX UV_PYTHON UV_PROJECT_ENVIRONMENT UV_REQUIRE_HASHES
-unexport UV_NO_DEPS UV_CONSTRAINT UV_OVERRIDE UV_EXCLUDE_NEWER UV_PRERELEASE UV_RESOLUTION UV_WORKING_DIRECTORY
+export PIP_NO_DEPS := 0
+export PIP_DRY_RUN := 0
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_CONSTRAINT
+PIP_INSTALL := pip --python= install --no-user --target= --root=/ --prefix="$(CURDIR)/$(VENV)/uv" --quiet
+UV_HEARD := UV_CONFIG_FILE UV_NO_CONFIG UV_INDEX% UV_DEFAULT_INDEX UV_EXTRA_INDEX_URL UV_FIND_LINKS UV_NATIVE_TLS \
+  UV_SYSTEM_CERTS UV_INSECURE_HOST UV_KEYRING_PROVIDER UV_CREDENTIALS_DIR UV_CACHE_DIR UV_NO_CACHE UV_LINK_MODE \
+  UV_HTTP_% UV_OFFLINE UV_CONCURRENT_% UV_SSL_%
+unexport $(filter-out $(UV_HEARD),$(filter UV_%,$(.VARIABLES)))
 unexport PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONSAFEPATH VIRTUAL_ENV CONDA_PREFIX
 
 help:  ## this list
@@ -36,11 +34,13 @@ $(VENV)/uv/bin/uv:
 	@free=$$(df -Pk . | awk 'NR == 2 { print int($$4 / 1048576) }'); [ "$${free:-99}" -ge 8 ] \
 	  || echo "Only $$free GB are free here: that may be too little."
 	$(PYTHON) -m venv $(VENV)/uv
-	$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/uv/bin/python -m $(PIP_INSTALL) --disable-pip-version-check uv
 
 $(VENV)/locked: requirements.lock | $(VENV)/uv/bin/uv
 	test -x $(BIN)/python || $(VENV)/uv/bin/uv venv --quiet --allow-existing --no-python-downloads --python $(VENV)/uv/bin/python $(VENV)
 	env -u PYTHONDONTWRITEBYTECODE $(VENV)/uv/bin/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r requirements.lock
+	@$(BIN)/python -c 'import importlib.util as u; raise SystemExit(not u.find_spec("torch"))' \
+	  || { echo "The packages went elsewhere than into $(VENV): look for target or prefix in your uv.toml."; exit 1; }
 	touch $@
 
 BPE := $(wildcard bpe/src/*.rs bpe/Cargo.* bpe/pyproject.toml bpe/python/nanobpe/*)

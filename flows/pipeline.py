@@ -87,7 +87,7 @@ def pipeline(
         settings = [*([] if seed is None else [f"seed={seed}"]), *settings_of(revealed(filled_in(knobs)))]
         steps = plan(apply(stages_of(recipe), settings), only)
         run = PipelineRun(recipe, steps, surroundings.read(store=store), frozenset(force), gpu_deployment)
-        preflight(steps, run.store, run.force)
+        preflight(steps, run.store, run.force, gpu_stages_here=not gpu_deployment)
     except ValueError as refused:  # the user's: nothing was started
         return Failed(message=redacted(str(refused)))
     return _conducted(run, steps, str(flow_run.get_id() or ""))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from nanochat import environment as variables
 from nanochat.locations import file_uri, folder, folder_of, is_bucket, sqlite_uri
+from nanochat.redaction import redacted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,5 +43,15 @@ def read(environment: Mapping[str, str] = os.environ, *, home: Path | None = Non
         store=named or file_uri(where / "store"),
         cache_bytes=variables.cache_bytes(environment),
         tracking_uri=variables.text("MLFLOW_TRACKING_URI", sqlite_uri(where / "mlflow.db"), environment),
-        prefect_api_url=variables.text("PREFECT_API_URL", "", environment),
+        prefect_api_url=_prefect_api_url(environment),
     )
+
+
+def _prefect_api_url(environment: Mapping[str, str]) -> str:
+    url = variables.text("PREFECT_API_URL", "", environment)
+    if url and not re.match(r"https?://[^/\s]", url):
+        raise ValueError(
+            f"PREFECT_API_URL = {redacted(url)!r}: give the address of a server, as http://HOST:4200/api, "
+            "or leave it empty for one of our own"
+        )
+    return url

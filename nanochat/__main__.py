@@ -124,7 +124,7 @@ def command_run(args: argparse.Namespace, open_store: OpenStore) -> int:
     steps = planned(args)
     store = open_store(args.store, args.home)
     force = forced(args, steps)
-    preflight(steps, store, force)
+    preflight(steps, store, force, reads_buckets=False)
     facts = {**provenance.checkout_facts(Path(__file__).parents[1]), "pipeline_run": f"{args.recipe}-{time.time_ns()}"}
     shop = Workshop(store, args.home, facts, force)
     for outcome in runner.run_plan(steps, shop, Lines()):

@@ -92,7 +92,7 @@ def _tasks(stage: ChatEval, place: Place) -> tuple[dict[str, Task], dict[str, st
     if not names:
         raise ValueError(f"{stage.name}.tasks = {stage.tasks!r}: name at least one task, comma-separated")
     tasks = {name: make(name, "test", place["task_data"]) for name in names}
-    needing = [name for name, task in tasks.items() if getattr(task, "runs_code", False)]
+    needing = [name for name, task in tasks.items() if task.runs_code]
     reason = sandbox.unavailable() if needing else None
     not_run = dict.fromkeys(needing, f"not run: {reason}") if reason else {}
     if len(not_run) == len(tasks):

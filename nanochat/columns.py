@@ -51,9 +51,10 @@ def texts(batch: pa.RecordBatch, name: str, what: str) -> list[str | None]:
     import pyarrow.compute as pc
 
     column = batch.column(0)
-    if name != batch.schema.names[0]:  # a field: the struct has come, with it alone
-        for field in name.split(".")[1:]:
-            column = pc.struct_field(column, field)
+    rest = name.removeprefix(batch.schema.names[0])
+    while rest:  # a field: the structs around it have come, with it alone; a name may itself hold dots
+        (field,) = column.type
+        column, rest = pc.struct_field(column, [0]), rest.removeprefix(f".{field.name}")
     try:
         return [value.decode() if isinstance(value, bytes) else value for value in column.to_pylist()]
     except UnicodeDecodeError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat import json_lines
+from nanochat.locations import folder
 from nanochat.stage import unknown
 
 META = "core_meta.json"
@@ -48,7 +49,7 @@ def load_tasks(bundle: str, wanted: str) -> list[CoreTask]:
     labels = [label.strip() for label in wanted.split(",") if label.strip()]
     if not labels:
         return []
-    meta = Path(bundle) / META
+    meta = folder(bundle) / META
     if not bundle or not meta.is_file():
         raise ValueError(
             f"base_eval.core_data = {bundle!r}: there is no {META}, and base_eval.core = {wanted!r} needs it; "
@@ -59,6 +60,9 @@ def load_tasks(bundle: str, wanted: str) -> list[CoreTask]:
         raise ValueError(f"{meta}: needs a list of tasks, found {type(lines).__name__}")
     read = [_task(line, f"{meta}, task {number}", meta) for number, line in enumerate(lines)]
     tasks = {task.label: task for task in read}
+    if len(tasks) < len(read):
+        given = [task.label for task in read]
+        raise ValueError(f"{meta}: {next(each for each in tasks if given.count(each) > 1)!r} is there twice")
     labels = list(tasks) if labels == ["all"] else labels
     for label in labels:
         if label not in tasks:

@@ -1,18 +1,22 @@
 """Fetches one file over https:// so that it is whole or not there: resumed, checked, renamed at the end.
 
 Promises: what was received survives the process and is continued with Range; If-Range keeps the halves of two versions
-from being joined; a connection that gives nothing for `timeout` seconds is dropped; a refusal (404) fails at once, what
-may pass (5xx, resets, timeouts) is tried again with exponential backoff and jitter, or when the server asks for it
-(Retry-After); no secret of the address is written down. It does not look into the file.
+from being joined; a connection that gives nothing for `timeout` seconds is dropped; a refusal (404) and what is wrong
+on this machine (a full disk, a certificate that is not trusted) fail at once, what may pass (5xx, resets, timeouts) is
+tried again with exponential backoff and jitter, or when the server asks for it (Retry-After); no secret of the address
+is written down. It does not look into the file.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
 import random
 import re
+import socket
+import ssl
 import time
 import urllib.error
 from collections.abc import Callable
@@ -28,6 +32,7 @@ CHUNK = 1 << 20
 LONGEST_WAIT = 60.0  # seconds between two attempts, where the server asks for no longer
 LONGEST_ASKED = 600.0  # seconds that a server may ask for in Retry-After
 PASSING = (408, 425, 429)  # the 4xx that mean "later" (RFC 9110, RFC 8470, RFC 6585)
+NETWORK = {errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
 
 
 class Truncated(Exception):
@@ -50,7 +55,8 @@ def fetch(
         progress: called with bytes done and in total (0: unknown).
 
     Raises:
-        ValueError: the server refuses (4xx).
+        ValueError: the server, or the proxy before it, refuses (4xx), or its certificate is not trusted.
+        OSError: the file cannot be written here (disk full, no permission).
         ConnectionError: still not whole after all attempts; what there is stays for the next call.
     """
     half, shown, cause = path.with_name(path.name + ".half"), redacted(url), Exception()
@@ -71,11 +77,30 @@ def fetch(
                 raise ValueError(f"{shown}: {refusal}") from error
             asked, cause = _asked_wait(error, shown), error
         except (OSError, http.client.HTTPException, Truncated) as error:
+            _raise_what_stays(error, shown)
             asked, cause = 0.0, error
         if attempt + 1 < attempts:
             sleep(max(asked, min(LONGEST_WAIT, 2.0**attempt) * random.uniform(0.5, 1.5)))
     tried = f"gave up after {attempts} attempts (download.retries)"
     raise ConnectionError(f"{shown}: {tried}: {redacted(str(cause))}") from cause
+
+
+def _raise_what_stays(error: Exception, shown: str) -> None:
+    """Raises what the next attempt would meet again: all but troubles of the network."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        remedy = "set SSL_CERT_FILE to a bundle of certificates that knows it"
+        raise ValueError(f"{shown}: the certificate is not trusted: {cause.verify_message}; {remedy}") from error
+    if refused := re.match(r"Tunnel connection failed: (\d+)", str(cause)):  # so http.client names a proxy's answer
+        if int(refused[1]) < 500 and int(refused[1]) not in PASSING:
+            raise ValueError(f"{shown}: the proxy refuses: {cause}; check https_proxy and no_proxy") from error
+        return
+    if isinstance(cause, str | http.client.InvalidURL):  # no such scheme, no such address
+        raise ValueError(f"{shown}: {redacted(str(cause))}; check the address") from error
+    if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror | ssl.SSLError):
+        return
+    if isinstance(cause, OSError) and cause.errno not in NETWORK:
+        raise error
 
 
 def _remedy(url: str, error: urllib.error.HTTPError) -> str:
@@ -101,7 +126,7 @@ def _attempt(url: str, half: Path, timeout: float, progress: Progress) -> None:
     if start:
         request.add_header("Range", f"bytes={start}-")
         request.add_header("If-Range", validator)
-    with web.opener(url).open(request, timeout=timeout) as response:
+    with web.opener().open(request, timeout=timeout) as response:
         start, total = _span(response, start, validator, half)
         facts = {"url": _fingerprint(url), "validator": _validator(response), "total": total}
         if not start:  # first the bytes of another version go, then theirs become the facts of this one

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def parsed_object(content: bytes, where: str) -> Row:
 def parsed(content: bytes, where: str) -> Any:
     """The value that some JSON spells, which could be written as UTF-8 again."""
     try:
-        value = json.loads(content.decode(), parse_constant=_no_constant)
+        value = json.loads(
+            content.decode(), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once_each
+        )
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: is not UTF-8 ({error.reason} at byte {error.start})") from None
@@ -54,6 +57,21 @@ def parsed(content: bytes, where: str) -> Any:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise ValueError(f"{digits} is too large a number")
+    return value
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> Row:
+    """Of two fields of one name a reader would take one without a word."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in row if names.count(name) > 1)!r} is there twice")
+    return row
 
 
 def text(row: Row, key: str, where: str, *, may_be_empty: bool = False) -> str:

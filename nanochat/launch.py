@@ -35,7 +35,8 @@ FOREIGN = {"RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL
 FOREIGN |= {"ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHON_EXEC"}
 FOREIGN_KINDS = ("TORCHELASTIC_", "PET_")
 ROOT = Path(__file__).resolve().parents[1]  # where `import nanochat` finds this code
-OWN_SPIN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # a user's own word on how OpenMP's threads wait (libgomp manual)
+# A user's own word on how OpenMP's threads wait (manuals of libgomp and of LLVM's OpenMP).
+OWN_SPIN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 SPIN_COUNT = "20000"  # measured by benchmarks/model_cpu.py, see docs/log.md
 GRACE_SECONDS = 60.0
 ORPHAN_SECONDS = 20.0

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from nanochat import scaling
+from nanochat.core_questions import load_examples as load_core_examples
 from nanochat.core_questions import load_tasks as load_core_tasks
 from nanochat.corpus import preflight as preflight_corpus
+from nanochat.locations import is_bucket
 from nanochat.mixture import parse_mixture
 from nanochat.pipeline import BaseEval, Chat, ChatEval, Download, Pretrain, Register, Rl, TaskData, Tokenize, Tokenizer
 from nanochat.plan import Step
@@ -24,17 +26,35 @@ MIN_BYTES_PER_TOKEN = 2.0  # of English under a small vocabulary; pretraining it
 Stages = Mapping[str, Stage]
 
 
-def preflight(steps: Iterable[Step], store: Store, force: Collection[str] = frozenset()) -> None:
-    """ValueError, if this plan cannot be carried out; `force` names stages that are made even if they are there."""
+def preflight(
+    steps: Iterable[Step],
+    store: Store,
+    force: Collection[str] = frozenset(),
+    *,
+    reads_buckets: bool = True,
+    gpu_stages_here: bool = True,
+) -> None:
+    """ValueError, if this plan cannot be carried out.
+
+    Args:
+        force: stages that are made even if they are there.
+        reads_buckets: whether the runner brings shards from s3://, as the flow does.
+        gpu_stages_here: whether they run on this machine, so that what they need can be looked for.
+    """
     store.check_writable()
     every = {step.name: step.stage for step in steps}
     stages = {step.name: step.stage for step in steps if step.name in force or find(Job(step), store) is None}
     _check_tasks(stages, every)
+    if gpu_stages_here:
+        _check_sandbox(stages)
     _check_metric(stages, every)
     base_eval = stages.get("base_eval")
     if isinstance(base_eval, BaseEval):
-        load_core_tasks(base_eval.core_data, base_eval.core)
+        for task in load_core_tasks(base_eval.core_data, base_eval.core):
+            load_core_examples(task, base_eval.core_max_per_task)
     download = stages.get("download")
+    if isinstance(download, Download) and is_bucket(download.url) and not reads_buckets:
+        raise ValueError(f"download.url = {download.url!r}: only the flow reads s3://: start it with `nanochat run`")
     text_bytes = preflight_corpus(download) if isinstance(download, Download) else None
     _check_sizes(stages, every, text_bytes)
 
@@ -111,6 +131,19 @@ def _inability(task: type[Task], *, learned: bool) -> str:
         return f"is {task.kind}: its answers are not sampled"
     missing = [split for split in (("train", "test") if learned else ("test",)) if split not in task.splits]
     return f"has no {missing[0]} split" if missing else ""
+
+
+def _check_sandbox(stages: Stages) -> None:
+    """Of several tasks, those whose answers nothing can run here are left out; that all are should be known early."""
+    from nanochat import sandbox  # here, so that a stage's process does not import it for every stage
+
+    for stage in stages.values():
+        names = names_of(stage.tasks) if isinstance(stage, ChatEval) else set()
+        if names and all(TASKS[name].runs_code for name in names) and (reason := sandbox.unavailable()):
+            raise ValueError(
+                f"{stage.name}.tasks = {stage.tasks!r}: its answers are programs, and there is no sandbox to run them "
+                f"in: {reason}; install bubblewrap, or name others too"
+            )
 
 
 def _check_metric(stages: Stages, every: Stages) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat import json_lines
+from nanochat.locations import folder
 from nanochat.stage import Place, unknown
 from nanochat.tasks.from_file import FromFile
 from nanochat.tasks.task import TASKS
@@ -77,7 +78,8 @@ def fetch(stage: TaskData, place: Place, origins: Mapping[str, Mapping[str, Orig
             task = TASKS[name]
             assert issubclass(task, FromFile), (name, task)
             path, origin = place.out / f"{name}_{split}.jsonl", origins[name][split]
-            rows = _local(stage.source, name, split, origin) if stage.source else _published(origin)
+            local = stage.source and json_lines.read(_file(stage.source, name, split, origin))
+            rows = local or _published(origin)
             index[path.name] = _write(task, path, rows, place, tested if split == "train" else set())
             if split == "test":
                 tested |= _tested(path)
@@ -91,7 +93,7 @@ def named(stage: TaskData, origins: Mapping[str, Mapping[str, Origin]] = ORIGINS
     """The names in `stage.tasks`, each once.
 
     Raises:
-        ValueError: one is unknown or needs no data, or `stage.source` is no folder.
+        ValueError: one is unknown or needs no data, or `stage.source` is no folder or lacks a file of one.
     """
     names = list(dict.fromkeys(name.strip() for name in stage.tasks.split(",") if name.strip()))
     for name in names:
@@ -99,21 +101,25 @@ def named(stage: TaskData, origins: Mapping[str, Mapping[str, Origin]] = ORIGINS
             raise ValueError(f"task_data.tasks names {name!r}, which needs no data: take it out")
         if name not in origins:
             raise ValueError(f"task_data.tasks: {unknown('task with data', name, origins)}")
-    if stage.source and not Path(stage.source).is_dir():
+    if stage.source and not folder(stage.source).is_dir():
         raise ValueError(
             f"task_data.source = {stage.source!r}: is not a folder; give one with TASK_SPLIT.jsonl files, or leave it "
             "empty for Hugging Face `datasets`"
         )
+    if stage.source:
+        for name in names:
+            for split, origin in origins[name].items():
+                _file(stage.source, name, split, origin)
     return names
 
 
-def _local(source: str, name: str, split: str, origin: Origin) -> Rows:
-    """Rows of a JSON-lines file with where they stand."""
-    candidates = [Path(source) / file for file in (f"{name}_{split}.jsonl", *origin.also)]
+def _file(source: str, name: str, split: str, origin: Origin) -> Path:
+    """The JSON-lines file of a split in a folder of them."""
+    candidates = [folder(source) / file for file in (f"{name}_{split}.jsonl", *origin.also)]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         raise ValueError(f"task_data.source = {source!r}: there is no {' or '.join(path.name for path in candidates)}")
-    yield from json_lines.read(path)
+    return path
 
 
 def _published(origin: Origin) -> Rows:

@@ -8,18 +8,21 @@ and tries nothing twice (nanochat/fetch.py does).
 from __future__ import annotations
 
 import base64
+import datetime
 import email.utils
 import ipaddress
+import re
 import time
 import urllib.request
 from http.client import HTTPMessage
-from typing import IO
+from typing import IO, Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from nanochat import environment
 from nanochat.redaction import redacted
 
 KEPT = "%/:@!$&'()*+,;=~"  # in a path as they are: what RFC 3986 allows there, and what is quoted already
+PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")  # that begins no escape
 HUB = "huggingface.co"
 TOKEN = "HF_TOKEN"
 
@@ -40,9 +43,13 @@ def quoted(url: str) -> str:
     if not host or any(letter.isspace() for letter in host):
         raise ValueError(f"{redacted(url)!r}: names no host that can be asked")
     place = f"[{host}]" if ":" in host else host
-    user = quote(parts.netloc.rpartition("@")[0], safe=KEPT.replace("/", ""))
+    user = _escaped(parts.netloc.rpartition("@")[0], KEPT.replace("/", ""))
     place = "".join((f"{user}@" if user else "", place, f":{port}" if port else ""))
-    return SplitResult(parts.scheme, place, quote(parts.path, KEPT), quote(parts.query, KEPT + "?"), "").geturl()
+    return SplitResult(parts.scheme, place, _escaped(parts.path, KEPT), _escaped(parts.query, KEPT + "?"), "").geturl()
+
+
+def _escaped(text: str, kept: str) -> str:
+    return quote(PERCENT.sub("%25", text), safe=kept)
 
 
 def request(url: str) -> urllib.request.Request:
@@ -66,10 +73,9 @@ def is_hub(url: str) -> bool:
     return parts.scheme == "https" and f".{(parts.hostname or '').lower()}".endswith(f".{HUB}")
 
 
-def opener(url: str) -> urllib.request.OpenerDirector:
-    """Opens requests for the address: through the environment's proxies, but for loopback."""
-    proxies = [urllib.request.ProxyHandler({})] if is_loopback(urlsplit(url).hostname or "") else []
-    return urllib.request.build_opener(_Redirect(), *proxies)
+def opener() -> urllib.request.OpenerDirector:
+    """Opens requests: through the environment's proxies, but for loopback, also after a redirect."""
+    return urllib.request.build_opener(_Redirect(), _Proxies())
 
 
 def is_loopback(host: str) -> bool:
@@ -78,6 +84,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class _Proxies(urllib.request.ProxyHandler):
+    """The environment's proxies; which one is asked anew for every address."""
+
+    def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> Any:
+        return None if is_loopback(urlsplit(req.full_url).hostname or "") else super().proxy_open(req, proxy, type)
 
 
 class _Redirect(urllib.request.HTTPRedirectHandler):
@@ -103,6 +116,8 @@ def retry_after(value: str | None) -> float:
     if text.isascii() and text.isdigit():
         return float(text[:9])
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+        asked = email.utils.parsedate_to_datetime(text)
+        at = asked if asked.tzinfo else asked.replace(tzinfo=datetime.UTC)  # every date of HTTP is of Greenwich
+        return max(0.0, at.timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return 0.0

@@ -143,8 +143,33 @@ def test_no_text_is_read_or_written_in_the_encoding_of_the_locale(path):
     assert [f"{path.name}:{call.lineno}" for call in unsaid(path)] == []
 
 
-def test_a_call_that_says_no_encoding_is_seen(tmp_path):
-    said = 'p.open("rb")\np.open(encoding="utf-8")\np.read_text("utf-8")\nrun(c, text=True, encoding="utf-8")\nImage.open(p)\n'
-    silent = 'p.open()\np.open("w")\nopen(p)\nos.fdopen(3, "r")\np.read_text()\np.write_text("x")\nrun(c, text=True)\n'
-    (tmp_path / "a.py").write_text(said + silent, encoding="utf-8")
-    assert [call.lineno for call in unsaid(tmp_path / "a.py")] == list(range(6, 13))
+SAYING = """
+p.open("rb")
+p.open(encoding="utf-8")
+p.read_text("utf-8")
+run(c, text=True, encoding="utf-8")
+Image.open(p)
+gzip.open(p)
+subprocess.run(c)
+"""
+SILENT = """
+p.open()
+p.open("w")
+LOG.open("a")
+open(p)
+io.open(p, "r")
+gzip.open(p, "rt")
+os.fdopen(3, "r")
+p.read_text()
+p.write_text("x")
+run(c, text=True)
+subprocess.call(c, text=1)
+subprocess.check_output(c, errors="replace")
+logging.FileHandler(p)
+"""
+
+
+@pytest.mark.parametrize(("text", "seen"), [(SAYING, set()), (SILENT, set(range(2, 15)))])
+def test_a_call_that_says_no_encoding_is_seen(tmp_path, text, seen):
+    (tmp_path / "a.py").write_text(text, encoding="utf-8")
+    assert {call.lineno for call in unsaid(tmp_path / "a.py")} == seen

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
+import http.server
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
 import time
+import urllib.error
 
 import pytest
 
@@ -121,3 +130,81 @@ def test_a_connection_that_gives_nothing_is_given_up(site, tmp_path):
 def test_a_server_that_is_not_there_is_tried_again_and_named(tmp_path):
     with pytest.raises(ConnectionError, match=r"http://127.0.0.1:1/x: gave up after 2 attempts"):
         fetch("http://127.0.0.1:1/x", tmp_path / "file", timeout=1, attempts=2, sleep=lambda seconds: None)
+
+
+@pytest.mark.parametrize(
+    ("cause", "raised", "match"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "file"), OSError, "No space left"),
+        (PermissionError(errno.EACCES, "Permission denied", "file"), PermissionError, "denied"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "file"), IsADirectoryError, "directory"),
+        (http.client.InvalidURL("URL can't contain control characters"), ValueError, "check the address"),
+        (urllib.error.URLError("unknown url type: gopher"), ValueError, "unknown url type"),
+        (urllib.error.URLError(OSError("Tunnel connection failed: 407 Proxy Authentication Required")), ValueError,
+         "the proxy refuses: .*407.*check https_proxy"),
+    ],
+)  # fmt: skip
+def test_what_the_next_attempt_would_meet_again_fails_at_once(tmp_path, monkeypatch, cause, raised, match):
+    tried = []
+
+    def attempt(*args):
+        tried.append(args)
+        raise cause
+
+    monkeypatch.setattr("nanochat.fetch._attempt", attempt)
+    with pytest.raises(raised, match=match):
+        fetch("http://127.0.0.1:1/x", tmp_path / "file", timeout=1, attempts=5, sleep=pytest.fail)
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        urllib.error.URLError(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")),
+        urllib.error.URLError(OSError(errno.ENETUNREACH, "Network is unreachable")),
+        urllib.error.URLError(ssl.SSLEOFError(8, "EOF occurred in violation of protocol")),
+        urllib.error.URLError(OSError("Tunnel connection failed: 503 Service Unavailable")),
+        TimeoutError("timed out"),
+        http.client.RemoteDisconnected("Remote end closed connection without response"),
+    ],
+)
+def test_what_may_pass_is_tried_again(tmp_path, monkeypatch, cause):
+    def attempt(*args):
+        raise cause
+
+    monkeypatch.setattr("nanochat.fetch._attempt", attempt)
+    waits = []
+    with pytest.raises(ConnectionError, match="gave up after 3 attempts"):
+        fetch("http://127.0.0.1:1/x", tmp_path / "file", timeout=1, attempts=3, sleep=waits.append)
+    assert len(waits) == 2
+
+
+def test_a_certificate_that_nobody_knows_is_refused_at_once_with_the_remedy(tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://localhost:{server.server_port}/x"
+        with pytest.raises(ValueError, match=r"certificate is not trusted: .*; set SSL_CERT_FILE"):
+            fetch(url, tmp_path / "file", timeout=5, attempts=5, sleep=pytest.fail)
+        server.shutdown()
+
+
+def test_a_full_disk_is_said_at_once_and_what_came_before_it_stays(site, tmp_path):
+    def no_more(done, total):
+        if done > 100_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    site.faults = ["cut"]
+    with pytest.raises(ConnectionError):
+        get(site, tmp_path / "file", attempts=1)
+    with pytest.raises(OSError, match="No space left"):
+        fetch(site.url, tmp_path / "file", timeout=5, attempts=5, progress=no_more, sleep=pytest.fail)
+    get(site, tmp_path / "file")
+    assert site.seen[-1]["range"] is not None

@@ -224,9 +224,10 @@ def test_half_a_surrogate_pair_costs_one_character(text):
 HARMFUL = {
     "PIP_USER": "1", "PIP_TARGET": "/elsewhere", "PIP_PREFIX": "/elsewhere", "PIP_REQUIRE_VIRTUALENV": "1",
     "PYTHONHOME": "/elsewhere", "PYTHONPATH": "/elsewhere", "VIRTUAL_ENV": "/elsewhere", "CONDA_PREFIX": "/elsewhere",
-    "UV_SYSTEM_PYTHON": "1", "UV_TARGET": "/elsewhere", "UV_PROJECT_ENVIRONMENT": "/elsewhere",
+    "PIP_DRY_RUN": "1", "UV_SYSTEM_PYTHON": "1", "UV_TARGET": "/elsewhere", "UV_DRY_RUN": "1", "UV_NEW_IN_2027": "1", "UV_PROJECT_ENVIRONMENT": "/elsewhere",
 }  # fmt: skip
 MIRRORS = {"PIP_INDEX_URL": "https://mirror.example/simple", "UV_DEFAULT_INDEX": "https://mirror.example/simple",
+           "UV_INDEX_INTERNAL_PASSWORD": "x", "UV_CACHE_DIR": "/cache", "UV_HTTP_TIMEOUT": "300",
            "SSL_CERT_FILE": "/certificates.pem", "https_proxy": "http://proxy.example:3128"}  # fmt: skip
 
 
@@ -254,7 +255,8 @@ def test_the_makefile_hears_where_packages_come_from_and_not_where_they_go(tmp_p
     seen = dict(line.partition("=")[::2] for line in (tmp_path / "environment").read_text("utf-8").splitlines())
     assert {name: seen.get(name) for name in MIRRORS} == MIRRORS
     assert {name: value for name in HARMFUL if (value := seen.get(name, "")) not in ("", "0")} == {}
-    assert "-m pip install" in (tmp_path / "calls").read_text("utf-8")
+    words = (tmp_path / "calls").read_text("utf-8").splitlines()[-1].split()
+    assert {"--target=", "--root=/", f"--prefix={tmp_path}/.venv/uv", "--no-user"} <= set(words)  # before a pip.conf
     again = subprocess.run(make, cwd=tmp_path, env=around, capture_output=True, text=True, encoding="utf-8", check=True)
     assert "6 GB" not in again.stdout
 

@@ -1,5 +1,6 @@
 """What only a later stage would refuse is refused before any work, with the knob, the value and the remedy."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,9 @@ def looked_at(tmp_path):
 @pytest.fixture
 def fetched(tmp_path):
     """Settings with which the data of real tasks is fetched from a folder."""
+    for name in ("smoltalk", "gsm8k", "mmlu", "humaneval"):
+        for split in ("train", "test"):
+            (tmp_path / f"{name}_{split}.jsonl").touch()
     return "task_data.tasks=smoltalk, gsm8k, mmlu, humaneval", f"task_data.source={tmp_path}"
 
 
@@ -90,6 +94,47 @@ def test_a_batch_that_is_no_whole_rows_on_every_rank_is_refused(looked_at, setti
 def test_data_that_cannot_be_fetched_is_refused(looked_at, settings, said):
     with pytest.raises(ValueError, match=said):
         looked_at(*settings)
+
+
+def test_a_file_of_task_data_that_is_not_there_is_refused(looked_at, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "rows").mkdir()
+    with pytest.raises(ValueError, match=r"task_data\.source = .*there is no gsm8k_train\.jsonl"):
+        looked_at("task_data.tasks=gsm8k", "task_data.source=~/rows")
+
+
+def test_a_row_of_core_that_cannot_be_asked_is_refused(looked_at, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    line = {"label": "one", "file": "one.jsonl", "icl_task_type": "multiple_choice", "num_fewshot": [0],
+            "random_baseline": 50, "continuation_delimiter": " "}  # fmt: skip
+    (tmp_path / "core_meta.json").write_text(json.dumps([line]), encoding="utf-8")
+    (tmp_path / "one.jsonl").write_text('{"query": "a", "choices": ["b", "c"], "gold": 7}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"one\.jsonl, line 1: gold = 7"):
+        looked_at("base_eval.core=all", "base_eval.core_data=~")
+    (tmp_path / "core_meta.json").write_text(json.dumps([line, line]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"core_meta\.json: 'one' is there twice"):
+        looked_at("base_eval.core=all", "base_eval.core_data=~")
+
+
+def test_code_of_a_model_without_a_sandbox_is_refused_where_it_would_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("nanochat.sandbox.unavailable", lambda: "bubblewrap (bwrap) is not installed")
+    toy, store = toy_corpus.make(tmp_path / "corpus"), FileStore(tmp_path / "store")
+    (tmp_path / "humaneval_test.jsonl").touch()
+    data = ["task_data.tasks=humaneval", f"task_data.source={tmp_path}", "chat_eval_sft.tasks=humaneval"]
+    steps = plan(recipes.apply(recipes.stages_of("micro"), [*toy, *data]), ["chat_eval_sft"])
+    with pytest.raises(ValueError, match=r"chat_eval_sft\.tasks = 'humaneval': .*bwrap.*install bubblewrap, or"):
+        preflight(steps, store)
+    preflight(steps, store, gpu_stages_here=False)
+    data[-1] += ", arithmetic"  # which then is the only one that is asked
+    preflight(plan(recipes.apply(recipes.stages_of("micro"), [*toy, *data]), ["chat_eval_sft"]), store)
+
+
+def test_the_plain_runner_refuses_a_corpus_in_a_bucket(tmp_path):
+    web = ["download.corpus=mine", "download.url=s3://bucket/s_{index}.parquet", "download.validation_shard=9"]
+    steps = plan(recipes.apply(recipes.stages_of("micro"), web), ["download"])
+    with pytest.raises(ValueError, match=r"only the flow reads s3://: start it with `nanochat run`"):
+        preflight(steps, FileStore(tmp_path / "store"), reads_buckets=False)
+    preflight(steps, FileStore(tmp_path / "store"))
 
 
 def test_a_score_that_some_evaluation_does_not_measure_is_refused(looked_at):

@@ -92,8 +92,9 @@ def test_a_training_row_that_another_task_tests_is_left_out(tmp_path):
 
 def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path):
     stage, place = TaskData(tasks="gsm8k", source=str(tmp_path)), place_in(tmp_path)
-    with pytest.raises(ValueError, match=r"task_data\.source = .* there is no gsm8k_test\.jsonl"):
+    with pytest.raises(ValueError, match=r"task_data\.source = .* there is no gsm8k_train\.jsonl"):
         fetch(stage, place)
+    write(tmp_path / "gsm8k_train.jsonl", *gsm("pears"))
     write(tmp_path / "gsm8k_test.jsonl", *gsm("plums"), {"question": "?", "answer": "1"})
     with pytest.raises(ValueError, match=r"gsm8k_test\.jsonl, line 2: answer: needs to end with"):
         fetch(stage, place)

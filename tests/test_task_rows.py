@@ -60,6 +60,7 @@ def test_a_row_that_cannot_be_asked_is_refused_by_line(tmp_path, kind, change, s
     ("content", "said"),
     [
         (b"\xff\xfe{}", "is not UTF-8"), (b"{", "not JSON"), (b'{"a": NaN}', "NaN is no number"), (b"[1]", "needs an object"),
+        (b'{"a": 1, "b": 2, "a": 1}', "'a' is there twice"), (b'{"a": [1e999]}', "1e999 is too large"),
         (b"\0", "not JSON"), (b"[" * 100_000, "nested too deeply|not JSON"), (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
     ],
 )  # fmt: skip

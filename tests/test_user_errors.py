@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flows import settings as surroundings
 from nanochat import launch
 from nanochat.__main__ import main
 from nanochat.sampling import choose
@@ -85,3 +86,10 @@ def test_the_probe_waits_as_training_does(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     assert main(["probe", "--json"]) == 0
     assert os.environ["GOMP_SPINCOUNT"] == launch.SPIN_COUNT
+
+
+@pytest.mark.parametrize("url", ["localhost:4200/api", "http:///api", "ftp://h/api"])
+def test_an_address_of_prefect_that_is_none_is_refused_by_name(url):
+    with pytest.raises(ValueError, match=r"PREFECT_API_URL = .*: give the address of a server, as http"):
+        surroundings.read({"PREFECT_API_URL": url})
+    assert surroundings.read({"PREFECT_API_URL": " https://h/api "}).prefect_api_url == "https://h/api"

@@ -73,6 +73,7 @@ def got(url, path, **options):
         ("/a%20b.parquet?x=1%2F2&y=ü z", "/a%20b.parquet?x=1%2F2&y=%C3%BC%20z"),
         ("/a+b(c)[d].parquet", "/a+b(c)%5Bd%5D.parquet"),
         ("/a#fragment", "/a"),
+        ("/100%/50%4x?q=5%", "/100%25/50%254x?q=5%25"),
     ],
 )
 def test_an_address_is_sent_quoted(tmp_path, path, sent):
@@ -119,6 +120,17 @@ def test_a_wait_that_nobody_sits_through_is_said(tmp_path):
         with pytest.raises(ConnectionError, match="asks to be left alone for 86,400 s"):
             got(url, tmp_path / "file")
     assert len(asked) == 1
+
+
+def test_a_date_without_a_zone_is_of_greenwich(monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        at = time.strftime("%a, %d %b %Y %H:%M:%S", time.gmtime(time.time() + 45))
+        assert 40 < web.retry_after(at) <= 45
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("", 0), ("soon", 0), ("-5", 0), ("1e9", 0), ("7", 7), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)])  # fmt: skip
@@ -170,6 +182,20 @@ def test_loopback_is_asked_without_the_proxy_and_others_through_it(monkeypatch, 
         got("http://203.0.113.1/x", tmp_path / "file", attempts=1)
 
 
+def test_who_is_sent_on_is_asked_through_the_proxy_or_not_by_its_own_place(monkeypatch, tmp_path):
+    def answers(path, headers):
+        if path.startswith("http://far.example/"):  # as a proxy is asked
+            return 200, {}, b"from afar"
+        return 302, {"Location": "http://far.example/there"}, b""
+
+    with serving(answers) as (url, asked):
+        monkeypatch.setenv("http_proxy", url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        got(f"{url}/start", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"from afar"
+    assert [path for path, _ in asked] == ["/start", "http://far.example/there"]
+
+
 TEXTS = ["one", None, "zwei ü", "", "three"] * 7
 KINDS = {
     "string": pa.array(TEXTS), "large_string": pa.array(TEXTS, pa.large_string()),
@@ -193,13 +219,14 @@ def read_of(stage, folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("column", ["text", "meta.text", "a.b"])
+@pytest.mark.parametrize("column", ["text", "meta.text", "a.b", "meta.a.b"])
 def test_what_preflight_accepts_the_reader_reads(tmp_path, kind, column):
     values = KINDS[kind]
-    if column == "meta.text" and kind == "string_view":
+    if column.startswith("meta.") and kind == "string_view":
         pytest.skip("pyarrow cannot write such a struct")
-    if column == "meta.text":
-        table = pa.table({"meta": pa.StructArray.from_arrays([values, pa.array(range(35))], names=["text", "n"])})
+    if column.startswith("meta."):
+        names = [column.removeprefix("meta."), "n"]
+        table = pa.table({"meta": pa.StructArray.from_arrays([values, pa.array(range(35))], names=names)})
     else:
         table = pa.table({"n": range(35), column: values})
     stage = source_of(tmp_path, table, column)

@@ -6,8 +6,9 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-PROCESSES = {"run", "Popen", "check_output", "check_call"}
-NO_FILES = {"webbrowser", "tarfile", "opener", "database", "os"}  # what else has an `open`
+PROCESSES = {"run", "Popen", "check_output", "check_call", "call"}
+NO_FILES = {"webbrowser", "tarfile", "opener", "database", "os", "Image"}  # what else has an `open`
+PACKED = {"gzip", "bz2", "lzma"}  # whose files are binary, unless the mode says otherwise
 
 
 def unsaid(path: Path) -> Iterator[ast.Call]:
@@ -29,18 +30,23 @@ def _takes_the_locale_s(call: ast.Call) -> bool:
         return len(call.args) < 2
     if method in PROCESSES:
         said = (named.get("text"), named.get("universal_newlines"))
-        return any(isinstance(value, ast.Constant) and value.value is True for value in said)
+        on = any(isinstance(value, ast.Constant) and bool(value.value) for value in said)
+        return owner in ("subprocess", "") and (on or "errors" in named)
+    if method == "FileHandler":
+        return len(call.args) < 3
     if method in ("open", "fdopen", "NamedTemporaryFile", "TemporaryFile"):
         return _opens_text(call, method, owner, named.get("mode"))
     return False
 
 
 def _opens_text(call: ast.Call, method: str, owner: str, mode: ast.expr | None) -> bool:
-    if method == "open" and (owner in NO_FILES or (owner and owner[0].isupper())):
+    if method == "open" and owner in NO_FILES:
         return False
-    on_path = method == "open" and isinstance(call.func, ast.Attribute)
+    on_path = method == "open" and isinstance(call.func, ast.Attribute) and owner not in (*PACKED, "io", "codecs")
     place = 0 if on_path or method not in ("open", "fdopen") else 1
     given = mode if mode is not None else call.args[place] if len(call.args) > place else None
     if given is None:
-        return method in ("open", "fdopen")
+        return method in ("open", "fdopen") and owner not in PACKED
+    if owner in PACKED:
+        return isinstance(given, ast.Constant) and "t" in str(given.value)
     return isinstance(given, ast.Constant) and isinstance(given.value, str) and "b" not in given.value

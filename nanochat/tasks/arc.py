@@ -19,7 +19,7 @@ class Arc(MultipleChoice):
         labels = choices["label"]  # letters, in some rows digits
         if not isinstance(labels, list) or not isinstance(choices["text"], list) or len(labels) != len(choices["text"]):
             raise ValueError(f"choices = {choices!r}: needs as many labels as texts")
-        if key not in labels:
+        if labels.count(key) != 1:
             raise ValueError(f"answerKey = {key!r}: needs one of the labels {', '.join(map(str, labels))}")
         return choice_row(row.get("question"), choices["text"], labels.index(key))
 

@@ -91,7 +91,7 @@ def choice_row(question: Any, choices: Any, answer: Any) -> dict[str, Any]:
     row = text_of({"question": question}, "question")
     if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
         raise ValueError(f"choices = {choices!r}: needs a list of 2 to {len(LETTERS)} texts")
-    if not all(isinstance(choice, str | int | float) for choice in choices):
+    if not all(isinstance(choice, str | int | float) and type(choice) is not bool for choice in choices):
         raise ValueError(f"choices = {choices!r}: each needs to be a text")
     if type(answer) is not int or not 0 <= answer < len(choices):
         raise ValueError(f"answer = {answer!r}: needs the index of one of the {len(choices)} choices")

@@ -32,6 +32,7 @@ class Task:
     baseline: ClassVar[float]
     splits: ClassVar[tuple[Split, ...]] = ("train", "test")
     needs_data: ClassVar[bool] = False  # whether the stage `task_data` must have fetched something
+    runs_code: ClassVar[bool] = False  # whether its answers are programs, which a sandbox runs to judge them
 
     def __init_subclass__(cls) -> None:
         if not cls.name:
