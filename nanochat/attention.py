@@ -12,7 +12,6 @@ Shapes: B rows, T queries, S keys, H query heads, K key heads, G = H / K, D chan
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 QUERY_BLOCK = 128
 
@@ -57,6 +56,7 @@ def fused(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Ten
 
 def flex(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """FlexAttention (arXiv:2412.05496): computes only the blocks inside the window; fast under torch.compile only."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention  # half a second, most need it not
 
     def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (query - key < window)
