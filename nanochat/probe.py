@@ -18,11 +18,12 @@ from nanochat.plan import Step
 
 SHAPE = (4096, 256, 1024)  # rows, inner, columns: of a small model's feed-forward on 16 rows of 256 tokens
 LOOP = 2_000_000  # turns of a loop in Python, whose time stands for all that is no matrix product
-# Fitted to the demo on two AVX2 cores, see docs/log.md. A step takes what its products take at the measured rate, and
-# for all else so many seconds a token, layer and channel; a stage takes so many times the loop beside its steps (to
-# start, to compile, to generate one token at a time).
-ELEMENTWISE_SECONDS = 7e-8
-LOOPS_A_STAGE = 110.0
+# Fitted to the demo on two kinds of AVX2 cores, see docs/log.md. A step takes what its products take at the measured
+# rate, and for all else so many seconds a token, layer and channel; a stage takes, beside its steps (to start, to
+# compile, to generate one token at a time), so many seconds and so many times the loop.
+ELEMENTWISE_SECONDS = 1e-7
+SECONDS_A_STAGE = 12.0
+LOOPS_A_STAGE = 75.0
 
 
 @dataclass(frozen=True)
@@ -82,4 +83,4 @@ def seconds_of(steps: Iterable[Step], to_make: set[str], rate: Rate) -> float | 
             return None
     config, count = derived.config, sum(count for name, count in tokens.items() if name in to_make)
     a_token = config.flops_per_token() / rate.flops + ELEMENTWISE_SECONDS * config.n_layer * config.n_embd
-    return len(to_make) * LOOPS_A_STAGE * rate.loop_seconds + count * a_token
+    return len(to_make) * (SECONDS_A_STAGE + LOOPS_A_STAGE * rate.loop_seconds) + count * a_token

@@ -62,13 +62,15 @@ def test_a_knob_of_rl_reruns_rl_and_what_follows_from_it(home):
 def test_a_stage_that_fails_leaves_its_cause_and_nothing_else_and_the_retry_makes_what_is_missing(home, tmp_path):
     source = tmp_path / "tasks"
     source.mkdir()
+    rows = source / "humaneval_test.jsonl"
+    rows.write_text("{}\n", encoding="utf-8")
     knobs = ("task_data.tasks=humaneval", f"task_data.source={source}")
     steps = home.steps(*knobs, only=["midtrain"])
     data = steps["task_data"].address
     run = home.run(*knobs, only="midtrain")
     cause = run.state.message
     assert run.state.name == "Failed"
-    assert cause.startswith(f"{data}: ValueError: task_data.source = '{source}': there is no humaneval_test.jsonl")
+    assert cause.startswith(f"{data}: ValueError: {rows}, line 1: task_id = None: needs text")
     assert "Traceback" not in home.log.read_text(encoding="utf-8")
     states = home.states(run, steps)
     assert (states["task_data"].name, states["task_data"].message) == ("Failed", cause)
@@ -85,7 +87,7 @@ def test_a_stage_that_fails_leaves_its_cause_and_nothing_else_and_the_retry_make
         "test": "def check(f):\n    assert f() == 1\n",
         "entry_point": "f",
     }
-    (source / "humaneval_test.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    rows.write_text(json.dumps(row) + "\n", encoding="utf-8")
     states = home.states(home.run(*knobs, only="midtrain"), steps)
     assert {name for name, state in states.items() if state.name == "Completed"} == {"task_data", "midtrain"}
     assert [status for status, _ in home.tracked(data)] == ["FINISHED"]
