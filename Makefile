@@ -55,7 +55,7 @@ demo: install  ## the recipe `tiny` through Prefect on the CPU, from text to a r
 
 test: install  ## pytest and cargo test
 	cd bpe && cargo test --quiet
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 check: install  ## lint, format and the README's generated parts
 	$(BIN)/ruff check .

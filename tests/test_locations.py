@@ -17,6 +17,7 @@ from nanochat import environment
 from nanochat.__main__ import main as plain
 from nanochat.locations import bucket_of, file_uri, folder_of, sqlite_uri
 from nanochat.store import FileStore
+from tests import toy_corpus
 from tests.flow_home import FlowHome
 
 NASTY = [
@@ -110,10 +111,9 @@ def environment_root():
     return Path(environment.__file__).parents[1]
 
 
-def test_a_run_in_a_home_whose_name_means_something_in_urls(tmp_path, made):
+def test_a_run_in_a_home_whose_name_means_something_in_urls(tmp_path, prefect_server):
     """Every half agrees: command, flow, MLflow's and Prefect's files, and what `ls` finds."""
-    before = made[0]
-    home = FlowHome(tmp_path / "run #1 wh?at 100%41 ü", before.settings, before.server)
+    home = FlowHome(tmp_path / "run #1 wh?at 100%41 ü", toy_corpus.make(tmp_path / "corpus"), prefect_server)
     home.path.mkdir()
     run = home.run(only="task_data")
     assert run.state.name == "Completed"

@@ -15,7 +15,9 @@ import pytest
 from flows.form import changed
 from nanochat import launch, metrics
 from nanochat.recipes import apply, stages_of
-from nanochat.runner import Job, work_directory
+from nanochat.runner import Job, Watch, Workshop, run_plan, work_directory
+from tests import toy_corpus
+from tests.flow_home import FlowHome
 from tests.prefect_server import ROOT, eventually
 from tests.unreliable import between
 
@@ -23,10 +25,18 @@ LONG = ("midtrain.num_steps=100000", "midtrain.checkpoint_every=50")
 
 
 @pytest.fixture(scope="module")
-def pools(made, deployed, tmp_path_factory):
-    """A worker of each pool, in one home in which everything of the recipe is made."""
+def whole(deployed, tmp_path_factory):
+    """A home in which everything of the recipe is made: by the plain runner, which is quicker than a flow."""
+    home = FlowHome(path := tmp_path_factory.mktemp("whole"), toy_corpus.make(path / "corpus"), deployed)
+    run_plan(list(home.steps().values()), Workshop(home.store, path), Watch())
+    return home
+
+
+@pytest.fixture(scope="module")
+def pools(whole, deployed, tmp_path_factory):
+    """A worker of each pool, in a copy of that home."""
     path = tmp_path_factory.mktemp("pools") / "home"
-    shutil.copytree(made[0].path, path)
+    shutil.copytree(whole.path, path)
     environment = {
         **os.environ,
         **deployed.environment,
@@ -48,7 +58,7 @@ def pools(made, deployed, tmp_path_factory):
         ]
         with (path / f"{pool}.log").open("wb") as log:
             workers.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
-    yield type(made[0])(path, made[0].settings, deployed)
+    yield FlowHome(path, whole.settings, deployed)
     for worker in workers:
         worker.send_signal(signal.SIGTERM)
     for worker in workers:
@@ -148,20 +158,20 @@ def asking(home, path, url=""):
 
     run = PipelineRun("micro", list(home.steps().values()), settings.read({}, home=path), frozenset(), "stage/gpu")
     run.id = str(path)
-    with temporary_settings({PREFECT_API_URL: url or home.server.url, PREFECT_CLIENT_MAX_RETRIES: 0}):
+    with temporary_settings({PREFECT_API_URL: url or home.server.url, PREFECT_CLIENT_MAX_RETRIES: 0 if url else 5}):
         with disable_run_logger(), get_client(sync_client=True) as client:
             yield run, client
 
 
 @pytest.fixture
-def idle(made, deployed):
+def idle(whole, deployed):
     """The deployed server with a GPU pool whose worker gets nothing to do."""
     from prefect.client.schemas.actions import WorkPoolUpdate
 
     with deployed.client() as client:
         client.update_work_pool("gpu-pool", WorkPoolUpdate(is_paused=True))
-        yield type(made[0])(made[0].path, made[0].settings, deployed)
-        for child in deployed.runs_tagged(f"address:{made[0].steps()['rl'].address}"):
+        yield whole
+        for child in deployed.runs_tagged(f"address:{whole.steps()['rl'].address}"):
             deployed.cancel(child.id)
         client.update_work_pool("gpu-pool", WorkPoolUpdate(is_paused=False))
 
@@ -304,13 +314,12 @@ def test_a_cancelled_pipeline_takes_runs_along_that_never_began(pools):
     pools.server.cancel(parent.id)
 
 
-def test_a_worker_refuses_what_it_would_make_otherwise_or_from_nothing(made, tmp_path):
+def test_a_worker_refuses_what_it_would_make_otherwise_or_from_nothing(whole, tmp_path):
     from flows.pipeline import stage
 
-    home = made[0]
-    steps = home.steps()
-    given = {"recipe": "micro", "settings": home.settings, "name": "sft"}
-    other = stage.fn(**given, address="sft/d1-00000000", store=home.store.uri)
+    steps = whole.steps()
+    given = {"recipe": "micro", "settings": whole.settings, "name": "sft"}
+    other = stage.fn(**given, address="sft/d1-00000000", store=whole.store.uri)
     assert other.message.startswith(f"this worker calls it {steps['sft'].address}, the pipeline sft/d1-00000000: bring")
     empty = stage.fn(**given, address=steps["sft"].address, store=str(tmp_path / "empty"))
     assert empty.message.startswith(f"{steps['midtrain'].address} is not in file://")
