@@ -14,9 +14,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `make test &`:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # interrupt would inherit it
 
 from tests.flow_home import home, made
-from tests.prefect_server import deployed, prefect_server
+from tests.prefect_server import deployed, empty_database, prefect_server
 
-__all__ = ["deployed", "home", "made", "prefect_server"]
+__all__ = ["deployed", "empty_database", "home", "made", "prefect_server"]
 
 LONG = ("test_remote", "test_flow", "test_promises", "test_ui", "test_resume", "test_track", "test_server")
 

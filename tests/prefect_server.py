@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flows.first_use import locked
 from flows.loopback import open_url
 from flows.server import QUIET, free_port
 
@@ -111,8 +113,24 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory) -> Iterator[PrefectServer]:
+def empty_database(tmp_path_factory) -> Path:
+    """A `prefect.db` with its tables, once for all workers: making them takes most of a first start."""
+    own = tmp_path_factory.getbasetemp()
+    home = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "prefect-database"
+    home.mkdir(exist_ok=True)
+    with locked(home / "lock"):
+        if not (home / "whole").exists():
+            environment = {**os.environ, **QUIET, "PREFECT_HOME": str(home), "PREFECT_API_URL": ""}
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+            subprocess.run(command, env=environment, capture_output=True, check=True)
+            (home / "whole").touch()
+    return home / "prefect.db"
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory, empty_database) -> Iterator[PrefectServer]:
     home = tmp_path_factory.mktemp("prefect")
+    shutil.copy(empty_database, home)
     port = free_port(0)
     server = PrefectServer(f"http://127.0.0.1:{port}/api", home)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]

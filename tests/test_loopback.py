@@ -1,6 +1,7 @@
 """Nothing on this machine is reached through a proxy, whatever the environment names; other hosts keep theirs."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -78,7 +79,11 @@ def test_our_probe_needs_no_exemption_and_another_host_keeps_its_proxy(monkeypat
         assert seen == ["GET http://far.example/x HTTP/1.1"]
 
 
-def test_with_a_dead_proxy_the_server_starts_and_prefect_mlflow_and_s3_on_loopback_are_reached(tmp_path, monkeypatch):
+def test_with_a_dead_proxy_the_server_starts_and_prefect_mlflow_and_s3_on_loopback_are_reached(
+    tmp_path, monkeypatch, empty_database
+):
+    (tmp_path / "prefect").mkdir()
+    shutil.copy(empty_database, tmp_path / "prefect")
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     for name in PROXIES:
         monkeypatch.setenv(name, "http://127.0.0.1:9")

@@ -1,6 +1,7 @@
 """`nanochat ui` opens both pages without any service started by hand, and leaves nothing behind when told to stop."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -22,11 +23,22 @@ def page(url):
         return answer.read().decode()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_one_command_opens_both_pages_and_takes_mlflow_along(tmp_path, number, code):
+def test_one_command_opens_both_pages_and_takes_mlflow_along(tmp_path, empty_database):
     """From a working directory whose files are named like libraries: no server takes them for code."""
     (tmp_path / "here").mkdir()
     lay_decoys(tmp_path / "here")
+    (tmp_path / "prefect").mkdir()
+    shutil.copy(empty_database, tmp_path / "prefect")
+    where = settings.read({}, home=tmp_path)
+    try:
+        for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            opens_and_ends(tmp_path, number, code)
+    finally:
+        assert server.stop(where)
+    assert server.running(where) is None
+
+
+def opens_and_ends(tmp_path, number, code):
     # port 0: another `nanochat ui` of this machine, or another run of this test, wants the usual one too
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     child = subprocess.Popen(
@@ -49,9 +61,6 @@ def test_one_command_opens_both_pages_and_takes_mlflow_along(tmp_path, number, c
         child.kill()
         child.wait()
         child.stdout.close()
-        where = settings.read({}, home=tmp_path)
-        assert server.stop(where)
-    assert server.running(where) is None
 
 
 def test_mlflows_server_that_cannot_start_says_why_and_how_to_help_it(tmp_path):
