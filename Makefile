@@ -43,7 +43,7 @@ $(VENV)/locked: requirements.lock | $(VENV)/uv/bin/uv
 	  || { echo "The packages went elsewhere than into $(VENV): look for target or prefix in your uv.toml."; exit 1; }
 	touch $@
 
-BPE := $(wildcard bpe/src/*.rs bpe/Cargo.* bpe/pyproject.toml bpe/python/nanobpe/*)
+BPE := $(wildcard bpe/src/*.rs bpe/src/*/*.rs bpe/Cargo.* bpe/pyproject.toml bpe/python/nanobpe/*)
 
 $(VENV)/installed: $(VENV)/locked pyproject.toml $(BPE)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(VENV)/uv/bin/uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps --reinstall-package nanobpe ./bpe

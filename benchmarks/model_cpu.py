@@ -17,11 +17,12 @@ from functools import partial
 import torch
 
 from benchmarks import waiting_threads
-from nanochat.attention import attention, by_blocks, fused
-from nanochat.device import arithmetic, compute_dtype
-from nanochat.distributed import World
-from nanochat.model import GPT, GPTConfig
-from nanochat.optim import OptimSettings, build_optimizer
+from nanochat.model.attention import attention, by_blocks, fused
+from nanochat.model.config import GPTConfig
+from nanochat.model.device import arithmetic, compute_dtype
+from nanochat.model.gpt import GPT
+from nanochat.training.distributed import World
+from nanochat.training.optim import OptimSettings, build_optimizer
 
 CONFIG = GPTConfig.classic(4, vocab_size=2048, sequence_len=256, width=256, head_dim=64)
 ROWS = 16
@@ -131,7 +132,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer forms, settings and rounds")
     parser.add_argument("--only", choices=TABLES, help="one table")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve:  # one of the processes whose threads wait
+        waiting_threads.serve(as_shipped(CONFIG).whole)
+        return
     shape = f"V{CONFIG.vocab_size} D{CONFIG.n_embd} L{CONFIG.n_layer} T{CONFIG.sequence_len} B{ROWS}"
     print(f"{shape}, torch {torch.__version__}, {arithmetic(FAST, CPU)}, {torch.get_num_threads()} threads")
     for name in [options.only] if options.only else TABLES:

@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.bpe import installed_texts, parquet_texts
 from benchmarks.encode import first
-from nanochat import tokenize_shard
-from nanochat.metrics import Metrics
+from nanochat.artifacts.metrics import Metrics
+from nanochat.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from nanochat.pipeline import Tokenize
-from nanochat.stage import Place
-from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
+from nanochat.stages import tokenize
+from nanochat.workflow.stage import StageContext
 
 
 class TiktokenEncoder:
@@ -45,12 +45,12 @@ class TiktokenEncoder:
 ENCODERS = {"nanobpe": nanobpe.Encoder, "tiktoken": TiktokenEncoder}
 
 
-def run(name: str, stage: Tokenize, place: Place) -> float:
+def run(name: str, stage: Tokenize, place: StageContext) -> float:
     """Seconds of the stage."""
     place.out.mkdir()
     with mock.patch.object(nanobpe, "Encoder", ENCODERS[name]):
         start = time.perf_counter()
-        tokenize_shard.tokenize_shard(stage, place)
+        tokenize.run(stage, place)
         return time.perf_counter() - start
 
 
@@ -62,7 +62,7 @@ def texts_of(options: argparse.Namespace) -> tuple[list[str], list[str]]:
     return installed[1::2], installed[::2]
 
 
-def places(options: argparse.Namespace, folder: Path) -> Iterator[Place]:
+def places(options: argparse.Namespace, folder: Path) -> Iterator[StageContext]:
     train, texts = texts_of(options)
     for name in ("tokenizer", "text", "work"):
         (folder / name).mkdir()
@@ -75,7 +75,7 @@ def places(options: argparse.Namespace, folder: Path) -> Iterator[Place]:
     metrics = Metrics(folder / "work" / "metrics.jsonl")
     number = 0
     while True:
-        yield Place(inputs, {}, folder / f"out{number}", folder / "work", metrics, part=1)
+        yield StageContext(inputs, {}, folder / f"out{number}", folder / "work", metrics, part=1)
         number += 1
 
 

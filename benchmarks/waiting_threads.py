@@ -1,8 +1,8 @@
 """How a training step's speed depends on how OpenMP's threads wait for each other, quiet and beside one busy process.
 
 Called by `benchmarks/model_cpu.py`. One process per setting is started and compiles its step; then they take turns, so
-that a busy machine slows all of them alike. Run as a module it is such a process: it reads how many seconds to train
-from a line of its input and answers with the median seconds of a step. Not covered: several ranks, GPUs.
+that a busy machine slows all of them alike. Such a process reads how many seconds to train from a line of its input and
+answers with the median seconds of a step (`serve`). Not covered: several ranks, GPUs.
 """
 
 import json
@@ -32,7 +32,7 @@ class Trainer:
 
     def __init__(self, setting: dict[str, str]) -> None:
         kept = {name: value for name, value in os.environ.items() if name not in OPENMP}
-        command = [sys.executable, "-m", "benchmarks.waiting_threads"]
+        command = [sys.executable, "-m", "benchmarks.model_cpu", "--serve"]
         self.child = subprocess.Popen(
             command,
             env={**kept, **setting},
@@ -93,9 +93,3 @@ def serve(step: Callable[[], None]) -> None:
             step()
             times.append(time.perf_counter() - begun)
         print(statistics.median(times), flush=True)
-
-
-if __name__ == "__main__":
-    from benchmarks.model_cpu import CONFIG, as_shipped
-
-    serve(as_shipped(CONFIG).whole)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nanochat.store import Damaged, verify
+from nanochat.artifacts.store import Damaged, verify
 
 Download = Callable[[str, Path], None]
 ATTEMPTS = 2  # a second look tells a torn transfer from a damaged object

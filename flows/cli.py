@@ -21,21 +21,23 @@ from pathlib import Path
 from typing import Any
 
 from flows import loopback, server, service_log, tracking_uri
-from flows import settings as surroundings
-from nanochat import launch, probe
-from nanochat.__main__ import add_commands, add_run, carry_out, forced, home_option, planned
+from flows.settings import Settings
+from flows.settings import read as read_settings
+from nanochat import probe
+from nanochat.artifacts.store import FileStore, Store
+from nanochat.cli import add_commands, add_run, forced, home_option, planned, run_command
 from nanochat.locations import folder_of, is_bucket
 from nanochat.preflight import preflight
 from nanochat.recipes import apply, stages_of
 from nanochat.redaction import redacted
-from nanochat.store import FileStore, Store
+from nanochat.workflow import launch
 
 DEMO_QUESTIONS = ("Hello!", "What is your name?", "What is 58 * 67?", "Spell the word garden.")
 
 
 def open_any(uri: str, home: Path) -> Store:
     """A folder or s3://. boto3 is imported only for the latter."""
-    where = surroundings.read(home=home, store=uri)
+    where = read_settings(home=home, store=uri)
     if not is_bucket(where.store):
         return FileStore(folder_of(where.store))
     from flows.store import open_store
@@ -51,7 +53,7 @@ def command_run(args: argparse.Namespace, open_store: Any) -> int:
         raise ValueError("--demo shows the whole pipeline: leave out --only")
     force = forced(args, steps)
     preflight(steps, store, force)
-    where = surroundings.read(home=args.home, store=store.uri)
+    where = read_settings(home=args.home, store=store.uri)
     tracking_uri.check(where.tracking_uri)
     print(f"recipe {args.recipe}: {len(steps)} stages, store {redacted(store.uri)}", flush=True)
     if args.demo:
@@ -89,7 +91,7 @@ def _expect(steps: list[Any], to_make: set[str]) -> None:
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    """The surroundings of the flow, which reads them as it does in a worker."""
+    """The environment of the flow, which reads it as it does in a worker."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -137,7 +139,7 @@ def _show(args: argparse.Namespace, steps: list[Any], store: Store) -> int:
 def command_ui(args: argparse.Namespace, open_store: Any) -> int:
     """Prefect's and MLflow's pages, until Ctrl-C or SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    where = surroundings.read(home=args.home)
+    where = read_settings(home=args.home)
     if args.stop:
         print("stopped" if server.stop(where) else "no server was running")
         return 0
@@ -152,7 +154,7 @@ def command_ui(args: argparse.Namespace, open_store: Any) -> int:
     return _mlflow_page(where, database, server.free_port(args.mlflow_port))
 
 
-def _mlflow_page(where: surroundings.Settings, database: Path, port: int) -> int:
+def _mlflow_page(where: Settings, database: Path, port: int) -> int:
     """MLflow's server, until it or we are ended. RuntimeError: why it does not come up, or ended."""
     backend = ("--backend-store-uri", tracking_uri.absolute(where.tracking_uri))
     command = launch.python_command("mlflow", "server", *backend)
@@ -240,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--home", type=home_option, default="")
     made.add_argument("--store", default="")
     made.set_defaults(command=command_ls)
-    return carry_out(parser, argv, open_any)
+    return run_command(parser, argv, open_any)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows import store as stores
-from nanochat.corpus import FETCHED, ParquetShards, parse_source
+from nanochat.data.sources import FETCHED, ParquetShards, parse_source
 from nanochat.locations import bucket_of
 from nanochat.pipeline import Download
-from nanochat.runner import Job
+from nanochat.workflow.runner import Job
 
 
 def fetch(job: Job, work: Path) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from nanochat.runner import Outcome
+from nanochat.workflow.runner import Outcome
 
 LINE_SECONDS = 10.0
 BAR_WIDTH = 24

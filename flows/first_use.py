@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from nanochat.durable import sync
+from nanochat.artifacts.files import sync
 
 STILL_SECONDS = 10.0  # without a change, before a half-made file counts as left behind by its maker
 COMPANIONS = ("-journal", "-wal", "-shm")  # of SQLite

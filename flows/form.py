@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from nanochat.pipeline import STAGES
 from nanochat.recipes import RECIPES, stages_of
 from nanochat.redaction import redacted
-from nanochat.stage import Knob, Stage
+from nanochat.workflow.stage import Knob, Stage
 
 RecipeName = Literal[tuple(RECIPES)]  # type: ignore[valid-type]
 StageName = Literal[tuple(STAGES)]  # type: ignore[valid-type]

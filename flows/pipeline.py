@@ -21,16 +21,16 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows import loopback, remote
-from flows import settings as surroundings
 from flows.cancellation import listening
 from flows.form import Knobs, RecipeName, StageName, filled_in, revealed, settings_of
 from flows.run import PipelineRun
-from nanochat.launch import StageFailed, Stopped, hanging_up_terminates
-from nanochat.plan import Step, plan
+from flows.settings import read as read_settings
 from nanochat.preflight import preflight
 from nanochat.recipes import apply, stages_of
 from nanochat.redaction import redacted
-from nanochat.runner import Job, find, jobs
+from nanochat.workflow.launch import StageFailed, Stopped, hanging_up_terminates
+from nanochat.workflow.plan import Step, plan
+from nanochat.workflow.runner import Job, find, jobs
 
 loopback.exempt()  # a worker's process comes in here
 RUN: contextvars.ContextVar[PipelineRun] = contextvars.ContextVar("nanochat_run")
@@ -86,11 +86,11 @@ def pipeline(
     try:
         settings = [*([] if seed is None else [f"seed={seed}"]), *settings_of(revealed(filled_in(knobs)))]
         steps = plan(apply(stages_of(recipe), settings), only)
-        run = PipelineRun(recipe, steps, surroundings.read(store=store), frozenset(force), gpu_deployment)
+        run = PipelineRun(recipe, steps, read_settings(store=store), frozenset(force), gpu_deployment)
         preflight(steps, run.store, run.force, gpu_stages_here=not gpu_deployment)
     except ValueError as refused:  # the user's: nothing was started
         return Failed(message=redacted(str(refused)))
-    return _conducted(run, steps, str(flow_run.get_id() or ""))
+    return _run_recorded(run, steps, str(flow_run.get_id() or ""))
 
 
 @flow
@@ -119,11 +119,11 @@ def stage(
     try:
         steps = plan(apply(stages_of(recipe), settings), [name])
         step = next(step for step in steps if step.name == name)
-        run = PipelineRun(recipe, steps, surroundings.read(store=store), frozenset([name] if force else []))
+        run = PipelineRun(recipe, steps, read_settings(store=store), frozenset([name] if force else []))
         _check_worker(step, address, run)
     except ValueError as refused:
         return Failed(message=str(refused))
-    return _conducted(run, [step], pipeline_run, tracking_parent)
+    return _run_recorded(run, [step], pipeline_run, tracking_parent)
 
 
 def _check_worker(step: Step, address: str, run: PipelineRun) -> None:
@@ -135,13 +135,13 @@ def _check_worker(step: Step, address: str, run: PipelineRun) -> None:
             raise ValueError(f"{each.address} is not in {run.store.uri}: give the worker a store that it shares")
 
 
-def _conducted(run: PipelineRun, steps: list[Step], pipeline_run: str, tracking_parent: str = "") -> State[Any]:
+def _run_recorded(run: PipelineRun, steps: list[Step], pipeline_run: str, tracking_parent: str = "") -> State[Any]:
     """Makes the steps with everything recorded; the final state of the flow run."""
     recorded = run.recorded(pipeline_run, GRACE_SECONDS, tracking_parent)
     with hanging_up_terminates(), recorded, listening(run.stopping):
         token = RUN.set(run)
         try:
-            causes = _carry_out(steps, run)
+            causes = _run_steps(steps, run)
         finally:
             RUN.reset(token)
         if run.stopping.is_set():
@@ -154,7 +154,7 @@ def _conducted(run: PipelineRun, steps: list[Step], pipeline_run: str, tracking_
     return Completed(message=steps[-1].address, data={step.name: step.address for step in steps})
 
 
-def _carry_out(steps: list[Step], run: PipelineRun) -> list[str]:
+def _run_steps(steps: list[Step], run: PipelineRun) -> list[str]:
     """Submits all steps and waits for them; the causes of what failed by itself."""
     futures: Futures = {}
     causes: list[str] = []

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows import gate
+from nanochat.artifacts.store import Store
 from nanochat.locations import folder_of, is_bucket
 from nanochat.redaction import redacted
-from nanochat.store import Store
 
 ADDRESS, METRIC = "nanochat.address", "nanochat.metric."
 log = logging.getLogger(__name__)
-LOADER = "nanochat.pyfunc"  # its `_load_pyfunc(directory)` gives what predicts
+LOADER = "nanochat.inference.pyfunc"  # its `_load_pyfunc(directory)` gives what predicts
 
 
 class Registry:
@@ -53,7 +53,12 @@ class Registry:
 
     def _version(self, entry: gate.Version, found: Any) -> gate.Version:
         numbers = {f"{METRIC}{name}": repr(value) for name, value in entry.metrics.items()}
-        tags = {ADDRESS: entry.address, "nanochat.stage": entry.stage, "nanochat.digest": entry.digest, **numbers}
+        tags = {
+            ADDRESS: entry.address,
+            "nanochat.stage": entry.stage,
+            "nanochat.digest": entry.digest,
+            **numbers,
+        }
         if found is None:
             run_id = self.run_of(entry.address)
             source = self._source(entry.address, run_id)

@@ -13,7 +13,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
 
 import httpx
@@ -35,15 +35,19 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 from prefect.states import Cancelling, Pending, Scheduled
 
-from flows.watch import attempt
-from nanochat.launch import StageFailed, Stopped
+from flows.observer import attempt
+from nanochat.artifacts.digest import digest
 from nanochat.redaction import redacted
-from nanochat.runner import Job, Outcome, find
-from nanochat.stage import digest
+from nanochat.workflow.launch import StageFailed, Stopped
+from nanochat.workflow.runner import Job, Outcome, find
 
 if TYPE_CHECKING:
-    from flows.run import PipelineRun
-    from flows.watch import FlowWatch
+    import threading
+    from collections.abc import Collection, Sequence
+
+    from flows.observer import FlowObserver
+    from flows.settings import Settings
+    from nanochat.artifacts.store import Store
 
 POLL_SECONDS = 3.0
 RESTARTS = 3  # of a run that crashed: a worker that was restarted, a node that was preempted
@@ -51,17 +55,31 @@ T = TypeVar("T")
 LIVE = {"SCHEDULED", "PENDING", "RUNNING", "PAUSED"}
 
 
-def make(run: PipelineRun, job: Job, watch: FlowWatch) -> Outcome:
-    """Has the GPU pool make the artifact. Raises StageFailed or Stopped as `runner.perform` does."""
+class AskingRun(Protocol):
+    """The pipeline run that has stages made elsewhere (flows/run.py), as far as they need to know it."""
+
+    recipe: str
+    settings: Sequence[str]
+    where: Settings
+    id: str
+    parent: str  # its MLflow run
+    gpu_deployment: str
+    force: Collection[str]
+    stopping: threading.Event
+    store: Store
+
+
+def make(run: AskingRun, job: Job, observer: FlowObserver) -> Outcome:
+    """Has the GPU pool make the artifact. Raises StageFailed or Stopped as `runner.run_job` does."""
     with get_client(sync_client=True) as client:
         for _ in range(1 + RESTARTS):
             child = _patiently(lambda: _attach_or_start(client, run, job), run)
-            state = _follow(client, child, run, job, watch)
+            state = _follow(client, child, run, job, observer)
             found = find(job, run.store)
             ours = found is not None and found.record.get("facts", {}).get("pipeline_run") == run.id
             if found is not None and (ours or state.is_completed() or not _is_forced(job, run)):
                 outcome = dataclasses.replace(found, cached=not ours, seconds=found.record["seconds"] if ours else 0.0)
-                watch.finished(job, outcome)
+                observer.finished(job, outcome)
                 return outcome
             if not state.is_crashed() and (_is_ours(child, run) or not state.is_cancelled()):
                 break
@@ -78,7 +96,7 @@ def cancel_children(flow: Any, flow_run: FlowRun, state: State) -> None:
                     _cancel(client, child.id)
 
 
-def _follow(client: SyncPrefectClient, child: FlowRun, run: PipelineRun, job: Job, watch: FlowWatch) -> State:
+def _follow(client: SyncPrefectClient, child: FlowRun, run: AskingRun, job: Job, observer: FlowObserver) -> State:
     """Waits for the end of a run, passing on what it says; its final state."""
     relay = _Relay(client, child.id)
     while (state := _state(client, child.id)) is None or not state.is_final():
@@ -87,15 +105,15 @@ def _follow(client: SyncPrefectClient, child: FlowRun, run: PipelineRun, job: Jo
                 attempt(_cancel, client, child.id)
             raise Stopped("the run was cancelled")
         relay.pass_on()
-        if watch.display:
+        if observer.display:
             name = state.name if state else "unknown"
-            watch.display.progressed(job.address, None, f"on {run.gpu_deployment}: {name}")
+            observer.display.progressed(job.address, None, f"on {run.gpu_deployment}: {name}")
         time.sleep(POLL_SECONDS)
     relay.pass_on()
     return state
 
 
-def _attach_or_start(client: SyncPrefectClient, run: PipelineRun, job: Job) -> FlowRun:
+def _attach_or_start(client: SyncPrefectClient, run: AskingRun, job: Job) -> FlowRun:
     wanted = [f"address:{job.address}", f"store:{digest(run.store.uri)[:8]}"]
     known = _tagged(client, *wanted)
     usable = [
@@ -106,7 +124,7 @@ def _attach_or_start(client: SyncPrefectClient, run: PipelineRun, job: Job) -> F
     return child
 
 
-def _start(client: SyncPrefectClient, run: PipelineRun, job: Job, wanted: list[str], attempts: int) -> FlowRun:
+def _start(client: SyncPrefectClient, run: AskingRun, job: Job, wanted: list[str], attempts: int) -> FlowRun:
     """A run of the deployment; another pipeline's, if that asked at the same moment: by the idempotency key."""
     parameters = {
         "recipe": run.recipe,
@@ -133,7 +151,7 @@ def _start(client: SyncPrefectClient, run: PipelineRun, job: Job, wanted: list[s
     )
 
 
-def _placeholder(client: SyncPrefectClient, run: PipelineRun, job: Job, attempts: int) -> UUID | None:
+def _placeholder(client: SyncPrefectClient, run: AskingRun, job: Job, attempts: int) -> UUID | None:
     """The task run by which Prefect shows a child in its parent's graph; the same one when asked again.
 
     (`run_deployment` makes a new one each time, also when it gives back a child that has another.)
@@ -150,11 +168,11 @@ def _placeholder(client: SyncPrefectClient, run: PipelineRun, job: Job, attempts
     return client.create_task_run(shown, parent, dynamic_key=key, name=name, task_inputs=inputs, state=state).id
 
 
-def _placeholder_name(run: PipelineRun, job: Job) -> str:
+def _placeholder_name(run: AskingRun, job: Job) -> str:
     return f"{job.address} on {run.gpu_deployment}"
 
 
-def _drop_placeholders(client: SyncPrefectClient, run: PipelineRun, job: Job, child: FlowRun) -> None:
+def _drop_placeholders(client: SyncPrefectClient, run: AskingRun, job: Job, child: FlowRun) -> None:
     """Takes away what would never end: ours, where the child has that of another pipeline, or was never made."""
     if flow_run.get_id() is None:
         return
@@ -166,7 +184,7 @@ def _drop_placeholders(client: SyncPrefectClient, run: PipelineRun, job: Job, ch
                 client.delete_task_run(each.id)
 
 
-def _patiently(call: Callable[[], T], run: PipelineRun) -> T:
+def _patiently(call: Callable[[], T], run: AskingRun) -> T:
     """What the server says, once it is there; Stopped, if the run is cancelled before. What it refuses is raised."""
     while True:
         try:
@@ -187,11 +205,11 @@ def _is_live(child: FlowRun) -> bool:
     return child.state_type is not None and child.state_type.value in LIVE
 
 
-def _is_ours(child: FlowRun, run: PipelineRun) -> bool:
+def _is_ours(child: FlowRun, run: AskingRun) -> bool:
     return f"parent:{run.id}" in child.tags
 
 
-def _is_forced(job: Job, run: PipelineRun) -> bool:
+def _is_forced(job: Job, run: AskingRun) -> bool:
     return job.stage.name in run.force
 
 

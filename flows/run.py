@@ -19,19 +19,19 @@ from prefect.logging import get_run_logger
 
 from flows import corpus_fetch, display, remote, store, track, tracking_uri
 from flows.form import changed, settings_of
+from flows.observer import FlowObserver, artifact_key, attempt
 from flows.settings import Settings
-from flows.watch import FlowWatch, artifact_key, attempt
-from nanochat.launch import Stopped
-from nanochat.plan import Step
-from nanochat.provenance import checkout_facts
+from nanochat.artifacts.provenance import checkout_facts
 from nanochat.redaction import redacted
-from nanochat.runner import Job, Outcome, Workshop, find, perform
+from nanochat.workflow.launch import Stopped
+from nanochat.workflow.plan import Step
+from nanochat.workflow.runner import Job, Outcome, RunContext, find, run_job
 
 DISPLAY: list[display.Display] = []  # the terminal of the command that runs the flow in its own process, if any
 
 
 class PipelineRun:
-    """One run of a plan. `stopping` is set when it shall end. ValueError, where the surroundings can never work."""
+    """One run of a plan. `stopping` is set when it shall end. ValueError, where the settings can never work."""
 
     def __init__(
         self, recipe: str, steps: list[Step], where: Settings, force: frozenset[str], gpu_deployment: str = ""
@@ -53,7 +53,7 @@ class PipelineRun:
         self.id, self.owns_parent = pipeline_run, not tracking_parent
         facts = {**checkout_facts(self.where.checkout), "pipeline_run": pipeline_run, "recipe": self.recipe}
         home = self.where.home
-        self.shop = Workshop(self.store, home, facts, self.force, grace_seconds, prepare=corpus_fetch.fetch)
+        self.context = RunContext(self.store, home, facts, self.force, grace_seconds, prepare=corpus_fetch.fetch)
         self.tracker = track.Tracker(self.where.tracking_uri)
         tags = {"prefect.flow_run_id": pipeline_run, "nanochat.settings": " ".join(self.settings), **facts}
         self.parent = tracking_parent or self.tracker.pipeline_run(pipeline_run, self.recipe, tags)
@@ -82,20 +82,20 @@ class PipelineRun:
         return step.name in self.force or find(Job(step), self.store) is None
 
     def make(self, job: Job) -> Outcome:
-        """Finds one artifact or makes it, here or on the GPU pool. Raises as `runner.perform` does."""
+        """Finds one artifact or makes it, here or on the GPU pool. Raises as `runner.run_job` does."""
         if self.stopping.is_set():
             raise Stopped("the run was cancelled")
-        watch = FlowWatch(self.stopping, self._begin, DISPLAY[-1] if DISPLAY else None)
+        observer = FlowObserver(self.stopping, self._begin, DISPLAY[-1] if DISPLAY else None)
         outcome = None if job.stage.name in self.force else find(job, self.store)
         if outcome is None and self.gpu_deployment and job.stage.on == "gpu":
-            outcome = remote.make(self, job, watch)
+            outcome = remote.make(self, job, observer)
         elif outcome is None:
             with self._slot(job):
-                outcome = perform(job, self.shop, watch)
-        if outcome.cached and watch.display and job.part is None:
-            watch.display.finished(job.address, outcome)
+                outcome = run_job(job, self.context, observer)
+        if outcome.cached and observer.display and job.part is None:
+            observer.display.finished(job.address, outcome)
         if job.part is None:
-            self._conclude(job.step, outcome, watch)
+            self._conclude(job.step, outcome, observer)
         return outcome
 
     @contextmanager
@@ -117,7 +117,7 @@ class PipelineRun:
             "address": job.address,
             "name": job.stage.name,
             "params": job.stage.values("identity"),
-            "tags": {**{f"execution.{k}": v for k, v in job.stage.values("execution").items()}, **self.shop.facts},
+            "tags": {**{f"execution.{k}": v for k, v in job.stage.values("execution").items()}, **self.context.facts},
             "inputs": {name: self._input(step.address) for name, step in job.step.inputs.items()},
         }
 
@@ -127,13 +127,13 @@ class PipelineRun:
     def _input(self, address: str) -> Mapping[str, Any]:
         return {"address": address, "uri": self.store.location(address), "record": self.store.record(address)}
 
-    def _conclude(self, step: Step, outcome: Outcome, watch: FlowWatch) -> None:
+    def _conclude(self, step: Step, outcome: Outcome, observer: FlowObserver) -> None:
         """What is told once an artifact is there, whoever made it."""
         self.outcomes[step.address] = outcome
         get_run_logger().info("%s is in %s", step.address, self._place(step.address))
-        if watch.run is not None:
+        if observer.run is not None:
             files = track.small_files(self.store.fetch(step.address))
-            watch.run.finish("FINISHED", numbers=outcome.numbers, files=files)
+            observer.run.finish("FINISHED", numbers=outcome.numbers, files=files)
         else:  # found, or made on another machine
             info = {**self._info(Job(step)), "record": outcome.record}
             self.tracker.cached(self.parent, step.address, info, lambda: self.store.fetch(step.address))

@@ -23,9 +23,9 @@ from typing import Any
 from flows import first_use, loopback, service_log
 from flows.settings import Settings
 from nanochat import environment as variables
-from nanochat.durable import write_aside
-from nanochat.launch import MARK, child_environment, python_command, sweep
-from nanochat.lease import started_at
+from nanochat.artifacts.files import write_aside
+from nanochat.artifacts.lease import started_at
+from nanochat.workflow.launch import MARK, child_environment, python_command, sweep
 
 PREFERRED_PORT = 4200
 START_SECONDS = 120.0

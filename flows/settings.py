@@ -1,4 +1,4 @@
-"""What the surroundings say, as one frozen dataclass; `nanochat/environment.py` lists and reads the variables.
+"""What the environment says, as one frozen dataclass; `nanochat/environment.py` lists and reads the variables.
 
 It connects to nothing.
 """

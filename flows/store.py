@@ -31,9 +31,9 @@ from botocore.exceptions import (
 )
 
 from flows.cache import Cache
+from nanochat.artifacts.store import Conflict, Damaged, FileStore, Store
+from nanochat.data.web import is_loopback
 from nanochat.locations import bucket_of, folder_of, is_bucket
-from nanochat.store import Conflict, Damaged, FileStore, Store
-from nanochat.web import is_loopback
 
 MIB = 1024 * 1024
 CACHE_BYTES = 100 * 1024 * MIB

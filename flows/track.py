@@ -22,10 +22,11 @@ from flows import first_use, gate, plots, service_log
 from flows.outbox import Outbox, Refused, Unavailable
 from flows.registry import Registry
 from flows.tracking_uri import artifacts_beside, database_of
-from nanochat import environment, metrics
+from nanochat import environment
+from nanochat.artifacts import metrics
+from nanochat.artifacts.digest import digest
+from nanochat.artifacts.store import Damaged, Store
 from nanochat.redaction import redacted
-from nanochat.stage import digest
-from nanochat.store import Damaged, Store
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 ADDRESS, PIPELINE, SENT = "nanochat.address", "nanochat.pipeline", "nanochat.sent"

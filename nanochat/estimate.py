@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from nanochat import scaling
-from nanochat.explain import Status
+from nanochat.errors import unknown
 from nanochat.pipeline import Pretrain, Tokenize, Tokenizer
-from nanochat.plan import Step
 from nanochat.redaction import bare
-from nanochat.stage import unknown
+from nanochat.workflow.explain import Status
+from nanochat.workflow.plan import Step
 
 # Dense bf16 peak in FLOP/s (data sheets), US dollars an hour on demand (as nanochat's report card has them, 2025-11).
 GPUS = {"H200": (989e12, 3.5), "H100": (989e12, 3.0), "A100": (312e12, 1.79)}

@@ -2,16 +2,16 @@
 
 A class is a stage: its header names what it takes, makes and where it runs, its fields are its knobs, its docstring its
 documentation. The command line, the Prefect graph, the run form, the addresses, MLflow and the README are read off
-these classes. Here is no work: `run` imports it from the module of the same trade.
+these classes. Here is no work: that is in the file of nanochat/stages/ that has the stage's name.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from nanochat.corpus import environment_digest, parse_source
-from nanochat.mixture import parse_mixture
-from nanochat.stage import STAGES, Place, Stage, execution, identity  # noqa: F401 (STAGES: the list of the classes below)
+from nanochat.data.sources import environment_digest, parse_source
+from nanochat.tasks.mixture import parse_mixture
+from nanochat.workflow.stage import STAGES, Stage, execution, identity  # noqa: F401 (STAGES: the list of the classes below)
 
 MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json", "token_bytes.npy")
 SCORE_FILES = ("scores.json", "samples.md")
@@ -51,16 +51,6 @@ class Download(Stage, makes=("index.json",), mapped=True):
     def num_parts(self) -> int:
         return self.num_shards + 1
 
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.download import download
-
-        return download(self, place)
-
-    def gather(self, place: Place) -> dict[str, float]:
-        from nanochat.download import gather
-
-        return gather(self, place)
-
 
 class WordCounts(Stage, takes=(Download,), makes=("index.json",), mapped=True):
     """Counts the words of every training shard, one part a shard, side by side."""
@@ -72,16 +62,6 @@ class WordCounts(Stage, takes=(Download,), makes=("index.json",), mapped=True):
     def label(self) -> str:
         return "words"
 
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.word_counts import count_words
-
-        return count_words(self, place)
-
-    def gather(self, place: Place) -> dict[str, float]:
-        from nanochat.word_counts import gather
-
-        return gather(self, place)
-
 
 class Tokenizer(Stage, takes=(Download, WordCounts), makes=("tokenizer.json",)):
     """Learns the byte-level BPE tokenizer (in Rust) from the words of all training shards."""
@@ -90,11 +70,6 @@ class Tokenizer(Stage, takes=(Download, WordCounts), makes=("tokenizer.json",)):
 
     def label(self) -> str:
         return f"v{self.vocab_size}"
-
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.tokenizer import train_tokenizer
-
-        return train_tokenizer(self, place)
 
 
 class Tokenize(Stage, takes=(Download, Tokenizer), makes=("index.json", "token_bytes.npy"), mapped=True):
@@ -111,16 +86,6 @@ class Tokenize(Stage, takes=(Download, Tokenizer), makes=("index.json", "token_b
     def label(self) -> str:
         return f"t{self.sequence_len}"
 
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.tokenize_shard import tokenize_shard
-
-        return tokenize_shard(self, place)
-
-    def gather(self, place: Place) -> dict[str, float]:
-        from nanochat.tokenize_shard import gather
-
-        return gather(self, place)
-
 
 class TaskData(Stage, makes=("index.json",)):
     """Fetches the data of the real chat tasks, so that no training process ever opens a socket."""
@@ -134,11 +99,6 @@ class TaskData(Stage, makes=("index.json",)):
 
     def label(self) -> str:
         return self.tasks.replace(" ", "").replace(",", "-") or "generated"
-
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.task_data import fetch
-
-        return fetch(self, place)
 
 
 class Trained(Stage, abstract=True):
@@ -203,11 +163,6 @@ class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"
     def label(self) -> str:
         return f"d{self.depth}"
 
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.pretrain import pretrain
-
-        return pretrain(self, place)
-
 
 class BaseEval(Stage, takes=(Pretrain, Tokenize), makes=SCORE_FILES, on="gpu"):
     """Measures the base model: bits per byte on the pinned shard, CORE on the tasks at hand, samples."""
@@ -222,11 +177,6 @@ class BaseEval(Stage, takes=(Pretrain, Tokenize), makes=SCORE_FILES, on="gpu"):
         "auto", "of the matrix products; auto: bfloat16 where the processor has it"
     )
     device_batch_size: int = execution(16, "rows per forward pass", at_least=1)
-
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.base_eval import base_eval
-
-        return base_eval(self, place)
 
 
 class Chat(Trained, abstract=True):
@@ -246,13 +196,8 @@ class Chat(Trained, abstract=True):
 class Midtrain(Chat, takes=(Pretrain, TaskData), makes=MODEL_FILES, on="gpu"):
     """Teaches the conversation format, multiple choice and tools; the loss is on all tokens."""
 
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.midtrain import midtrain
 
-        return midtrain(self, place)
-
-
-class ChatEval(Stage, abstract=True):
+class ChatEval(Stage, abstract=True, work="chat_eval"):
     """What all evaluations of a chat model have in common."""
 
     tasks: str = identity("", "tasks to ask, comma-separated")
@@ -265,11 +210,6 @@ class ChatEval(Stage, abstract=True):
     )
     device_batch_size: int = execution(64, "conversations decoded together", at_least=1)
 
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.chat_eval import chat_eval
-
-        return chat_eval(self, place)
-
 
 class ChatEvalMid(ChatEval, takes=(Midtrain, TaskData), makes=SCORE_FILES, on="gpu", version=2):
     """Asks the midtrained model held-out problems."""
@@ -277,11 +217,6 @@ class ChatEvalMid(ChatEval, takes=(Midtrain, TaskData), makes=SCORE_FILES, on="g
 
 class Sft(Chat, takes=(Midtrain, TaskData), makes=MODEL_FILES, on="gpu"):
     """Supervised finetuning: the loss is on what the assistant says."""
-
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.sft import sft
-
-        return sft(self, place)
 
 
 class ChatEvalSft(ChatEval, takes=(Sft, TaskData), makes=SCORE_FILES, on="gpu", version=2):
@@ -298,11 +233,6 @@ class Rl(Trained, takes=(Sft, TaskData), makes=MODEL_FILES, on="gpu"):
     temperature: float = identity(1.0, "of the samples", at_least=0.01)
     lr_frac: float = identity(0.05, "learning rates as a fraction of pretraining's", at_least=0)
 
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.rl import rl
-
-        return rl(self, place)
-
 
 class ChatEvalRl(ChatEval, takes=(Rl, TaskData), makes=SCORE_FILES, on="gpu", version=2):
     """Asks the model after reinforcement learning held-out problems."""
@@ -311,18 +241,8 @@ class ChatEvalRl(ChatEval, takes=(Rl, TaskData), makes=SCORE_FILES, on="gpu", ve
 class Report(Stage, takes=(BaseEval, ChatEvalMid, ChatEvalSft, ChatEvalRl), makes=("report.md", "report.json")):
     """Joins the scores of all stages in one table."""
 
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.report import report
-
-        return report(self, place)
-
 
 class Register(Stage, takes=(Midtrain, Sft, Rl, Report), makes=("versions.json",)):
     """Names the model versions with their scores; the gate decides which becomes champion."""
 
     metric: str = identity("chatcore", "score that the gate compares, on the same evaluation digest")
-
-    def run(self, place: Place) -> dict[str, float]:
-        from nanochat.report import register
-
-        return register(self, place)

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from nanochat import scaling
-from nanochat.core_questions import load_examples as load_core_examples
-from nanochat.core_questions import load_tasks as load_core_tasks
-from nanochat.corpus import preflight as preflight_corpus
+from nanochat.artifacts.store import Store
+from nanochat.data.sources import preflight as preflight_corpus
+from nanochat.evaluation.core_bundle import load_examples as load_core_examples
+from nanochat.evaluation.core_bundle import load_tasks as load_core_tasks
 from nanochat.locations import is_bucket
-from nanochat.mixture import parse_mixture
 from nanochat.pipeline import BaseEval, Chat, ChatEval, Download, Pretrain, Register, Rl, TaskData, Tokenize, Tokenizer
-from nanochat.plan import Step
-from nanochat.runner import Job, find
-from nanochat.stage import Stage
-from nanochat.store import Store
 from nanochat.tasks import TASKS
+from nanochat.tasks.mixture import parse_mixture
+from nanochat.tasks.published import named
 from nanochat.tasks.task import Task
+from nanochat.workflow.plan import Step
+from nanochat.workflow.runner import Job, find
+from nanochat.workflow.stage import Stage
 
 MIN_BYTES_PER_TOKEN = 2.0  # of English under a small vocabulary; pretraining itself counts exactly
 Stages = Mapping[str, Stage]
@@ -89,10 +90,8 @@ def _check_horizon(stage: Pretrain, tokens: int, text_bytes: int) -> None:
 def _check_tasks(stages: Stages, every: Stages) -> None:
     """Every task named anywhere exists and can do what is asked of it, and the data of the real ones is fetched."""
     data = every.get("task_data")
-    if "task_data" in stages:
-        from nanochat.task_data import named  # here, so that a stage's process does not import it for every stage
-
-        named(stages["task_data"])
+    if isinstance(making := stages.get("task_data"), TaskData):
+        named(making.tasks, making.source)
     fetched = names_of(data.tasks) if isinstance(data, TaskData) else set()
     for stage in stages.values():
         if isinstance(stage, Chat):
@@ -135,7 +134,7 @@ def _inability(task: type[Task], *, learned: bool) -> str:
 
 def _check_sandbox(stages: Stages) -> None:
     """Of several tasks, those whose answers nothing can run here are left out; that all are should be known early."""
-    from nanochat import sandbox  # here, so that a stage's process does not import it for every stage
+    from nanochat.tools import sandbox  # here, so that a stage's process does not import it for every stage
 
     for stage in stages.values():
         names = names_of(stage.tasks) if isinstance(stage, ChatEval) else set()

@@ -14,7 +14,7 @@ from typing import Any
 
 from nanochat import scaling
 from nanochat.pipeline import Pretrain, Tokenize, Tokenizer
-from nanochat.plan import Step
+from nanochat.workflow.plan import Step
 
 SHAPE = (4096, 256, 1024)  # rows, inner, columns: of a small model's feed-forward on 16 rows of 256 tokens
 LOOP = 2_000_000  # turns of a loop in Python, whose time stands for all that is no matrix product
@@ -42,7 +42,7 @@ def matrix_rate(seconds: float = 1.0) -> Rate:
     """The median rate over about `seconds`, on the device and in the precision that training would take."""
     import torch
 
-    from nanochat.device import arithmetic, compute_dtype, device_of
+    from nanochat.model.device import arithmetic, compute_dtype, device_of
 
     device = device_of("auto")
     dtype = compute_dtype("auto", device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from nanochat.errors import unknown
 from nanochat.pipeline import (
     BaseEval,
     ChatEvalMid,
@@ -25,7 +26,7 @@ from nanochat.pipeline import (
     Tokenizer,
     WordCounts,
 )
-from nanochat.stage import Stage, unknown
+from nanochat.workflow.stage import Stage
 
 Recipe = Callable[[], list[Stage]]
 RECIPES: dict[str, Recipe] = {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import log2, sqrt
 from typing import TYPE_CHECKING
 
-from nanochat.architecture import GPTConfig
+from nanochat.model.config import GPTConfig
 
 if TYPE_CHECKING:
     from nanochat.pipeline import Pretrain
@@ -28,7 +28,7 @@ LOGIT_BYTES = 8  # a token and entry of the vocabulary: bf16 logits, their fp32 
 
 
 @dataclass(frozen=True)
-class Derived:
+class Hyperparameters:
     """A pretraining run, priced: what `depth` and the knobs come to. `reasons` has a line for each derived number."""
 
     config: GPTConfig
@@ -67,7 +67,7 @@ class Derived:
         return weights + gradients + state + rows * self.config.sequence_len * a_token
 
 
-def derive(stage: "Pretrain", vocab_size: int, sequence_len: int = 2048) -> Derived:
+def derive(stage: "Pretrain", vocab_size: int, sequence_len: int = 2048) -> Hyperparameters:
     """Everything that follows from the knobs of a `Pretrain`, the tokenizer's size and the length of a row.
 
     Raises:
@@ -86,7 +86,7 @@ def derive(stage: "Pretrain", vocab_size: int, sequence_len: int = 2048) -> Deri
         steps, reasons["num_steps"] = stage.num_steps, "the knob num_steps"
     lr_scale, reasons["lr_scale"] = _lr_scale(stage, batch)
     decay, reasons["weight_decay"] = _decay(stage, batch, horizon, ratio, vocab_size, sequence_len)
-    return Derived(config, batch, steps, lr_scale, decay, reasons)
+    return Hyperparameters(config, batch, steps, lr_scale, decay, reasons)
 
 
 def shape(stage: "Pretrain", vocab_size: int, sequence_len: int, depth: int = 0) -> GPTConfig:

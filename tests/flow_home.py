@@ -17,11 +17,12 @@ from contextlib import closing
 
 import pytest
 
-from nanochat import launch, metrics
-from nanochat.plan import plan
+from nanochat.artifacts import metrics
+from nanochat.artifacts.store import FileStore
 from nanochat.recipes import apply, stages_of
-from nanochat.runner import work_directory
-from nanochat.store import FileStore
+from nanochat.workflow import launch
+from nanochat.workflow.plan import plan
+from nanochat.workflow.runner import work_directory
 from tests import toy_corpus
 from tests.prefect_server import ROOT, eventually
 

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nanochat.metrics import Metrics
+from nanochat.artifacts.metrics import Metrics
+from nanochat.errors import Interrupted
 from nanochat.pipeline import Pretrain
-from nanochat.pretrain import pretrain
-from nanochat.stage import RESUME_EXIT_CODE, Interrupted, Place
+from nanochat.stages.pretrain import run as pretrain
+from nanochat.workflow.launch import RESUME_EXIT_CODE
+from nanochat.workflow.stage import StageContext
 
 VOCAB_SIZE, SEQUENCE_LEN = 300, 16
 SMALL = {
@@ -34,7 +36,7 @@ SMALL = {
 }
 
 
-def place(root: Path, name: str, num_rows: int = 200) -> Place:
+def place(root: Path, name: str, num_rows: int = 200) -> StageContext:
     """A place for the run `name`, with a corpus of `num_rows` packed rows under `root` that all runs share."""
     parts = tuple(_shard(root / "tokenize" / f"part{index}", count) for index, count in enumerate((24, num_rows)))
     index = {"sequence_len": SEQUENCE_LEN, "vocab_size": VOCAB_SIZE, "dtype": "uint16"}
@@ -46,7 +48,7 @@ def place(root: Path, name: str, num_rows: int = 200) -> Place:
         (root / name / folder).mkdir(parents=True, exist_ok=True)
     metrics = Metrics(root / name / "metrics.jsonl" if os.environ.get("RANK", "0") == "0" else None)
     inputs = {"tokenizer": root / "tokenizer", "tokenize": root / "tokenize"}
-    return Place(inputs, {"tokenize": parts}, root / name / "out", root / name / "work", metrics)
+    return StageContext(inputs, {"tokenize": parts}, root / name / "out", root / name / "work", metrics)
 
 
 def _shard(directory: Path, count: int) -> Path:

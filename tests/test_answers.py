@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat import sandbox
-from nanochat.conversation import render_prompt
+from nanochat.data.chat_template import render_prompt
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.tasks.answers import code_of, last_number, leading_number
 from nanochat.tasks.arithmetic import Arithmetic
 from nanochat.tasks.gsm8k import Gsm8k, final_number, parts
 from nanochat.tasks.humaneval import program
 from nanochat.tasks.smoltalk import SmolTalk
 from nanochat.tasks.spelling import Spelling
-from nanochat.tokenizer import Tokenizer
+from nanochat.tools import sandbox
 
 PROMPT = 'from typing import List\n\n\ndef double(x: int) -> int:\n    """Twice x."""\n'
 ROW = {

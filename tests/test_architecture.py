@@ -1,70 +1,91 @@
 """The arrows and the sizes of the house, drawn statically and by importing with the forbidden modules blocked."""
 
 import ast
+import graphlib
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.house import (
+    DATA,
+    GROUND,
+    LIBRARIES,
+    ONE_FILE,
+    ORCHESTRATION,
+    PAGE,
+    ROOMS,
+    ROOT,
+    TENSORS,
+    arrows,
+    drawn,
+    imports,
+    python_files,
+    room_of,
+    rust_arrows,
+)
 from tests.text_encoding import unsaid
 
-ROOT = Path(__file__).parents[1]
-ORCHESTRATION = {"prefect", "mlflow", "boto3", "botocore", "pydantic", "flows"}
-# What a module of the library may import at its top beyond the standard library and the library itself.
-TENSORS = {"torch", "numpy", "safetensors"}
-DATA = {"pyarrow", "datasets", "tiktoken", "nanobpe"}
-DATA_FILES = {
-    "columns",
-    "corpus",
-    "download",
-    "python_docs",
-    "word_counts",
-    "tokenizer",
-    "tokenize_shard",
-    "task_data",
-    "fetch",
-    "huggingface",
-}
-DECLARATIONS = [
-    "stage", "plan", "pipeline", "recipes", "corpus", "mixture", "scaling", "metrics", "store", "lease", "launch",
-    "runner", "provenance", "explain", "estimate", "preflight", "tasks",
-]  # fmt: skip
-ONE_FILE = {"boto3": "flows/store.py", "botocore": "flows/store.py", "mlflow": "flows/track.py"}
+
+@pytest.mark.parametrize("path", python_files("nanochat", "flows"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_what_the_table_allows(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    for module, _ in imports(path):
+        package, *inside = module.split(".")
+        if package == "nanochat":
+            assert inside[0] in {room, *GROUND, *ROOMS.get(room, set())}, f"{room} may not import {module}"
+        elif package in TENSORS | DATA:
+            assert package in LIBRARIES.get(room, set()), f"{room} may not import {package}"
+        elif room != "flows":
+            assert package in sys.stdlib_module_names, f"{room} may not import {package}"
+        assert ONE_FILE.get(package, str(path.relative_to(ROOT))) == str(path.relative_to(ROOT)), f"{path}: {package}"
 
 
-def python_files(*rooms):
-    return [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+def test_the_table_names_what_there_is_and_its_arrows_go_down():
+    there = {room_of(path) for path in python_files("nanochat")} - {"__init__"}
+    assert there == {*ROOMS, *GROUND} - {"flows"}
+    assert arrows() == {room: set(allowed) for room, allowed in ROOMS.items()}
+    assert list(graphlib.TopologicalSorter(ROOMS).static_order()), "a circle of rooms"
 
 
-def imports(path):
-    """(top-level name, whether at the top of the file) of every import."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    top = {id(node) for node in tree.body}
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [(alias.name.split(".")[0], id(node) in top) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.append((node.module.split(".")[0], id(node) in top))
-    return found
+def test_the_page_shows_the_arrows_that_there_are():
+    text = PAGE.read_text(encoding="utf-8")
+    assert drawn(text) == text, "python -m tests.house draws it anew"
 
 
-@pytest.mark.parametrize("path", python_files("nanochat"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_library_imports_no_orchestration_and_data_libraries_only_where_data_is(path):
-    for name, _ in imports(path):
-        assert name not in ORCHESTRATION, f"{path.name} imports {name}"
-        if name in DATA:
-            assert path.stem in DATA_FILES, f"{path.name} imports {name}"
-        allowed = name in sys.stdlib_module_names or name in TENSORS | DATA | {"nanochat"}
-        assert allowed, f"{path.name} imports {name}"
+@pytest.mark.parametrize("package", ["nanochat", "flows", "benchmarks"])
+def test_no_circle_of_files(package):
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in python_files(package)
+    }
+    graph = {}
+    for name, path in files.items():
+        named = {module if module in files else module.rpartition(".")[0] for module, _ in imports(path)}
+        graph[name] = (named & files.keys()) - {name}
+    list(graphlib.TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.parametrize("path", python_files("flows"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_flows_never_import_torch_and_each_service_has_one_file(path):
-    for name, _ in imports(path):
-        assert name != "torch", path
-        assert ONE_FILE.get(name, str(path.relative_to(ROOT))) == str(path.relative_to(ROOT)), f"{path} imports {name}"
+def test_no_circle_of_files_of_the_crate():
+    found = rust_arrows()
+    assert {"learn::cells", "count", "error"} <= found["learn"]
+    list(graphlib.TopologicalSorter(found).static_order())
+
+
+def test_flows_load_no_torch():
+    """It would cost every command two seconds."""
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport flows.cli, flows.pipeline, flows.track\nprint('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, encoding="utf-8").stdout
+    assert said.strip() == "False"
+
+
+def declarations():
+    """The modules of the rooms and files that have no libraries, with all that these import."""
+    others = {*LIBRARIES, "__init__", "__main__", "pyfunc", "cli"}
+    files = [path for path in python_files("nanochat") if room_of(path) not in others]
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.stem != "__init__"]
 
 
 def test_declarations_need_the_standard_library_only():
@@ -77,7 +98,7 @@ def test_declarations_need_the_standard_library_only():
         "            raise ImportError(f'{name} is blocked')\n"
         "sys.meta_path.insert(0, Blocker())\n"
         "import importlib\n"
-        f"for name in {DECLARATIONS}: importlib.import_module(f'nanochat.{{name}}')\n"
+        f"for name in {declarations()}: importlib.import_module(name)\n"
     )
     subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}"], check=True)
 
@@ -135,10 +156,11 @@ def test_the_repository_names_no_registry_and_holds_no_large_file():
         assert not any(host in text for host in hosts), name
 
 
-ROOMS = ("nanochat", "flows", "tests", "benchmarks", "deployments", "bpe/python")
-
-
-@pytest.mark.parametrize("path", python_files(*ROOMS), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    python_files("nanochat", "flows", "tests", "benchmarks", "deployments", "bpe/python"),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_no_text_is_read_or_written_in_the_encoding_of_the_locale(path):
     assert [f"{path.name}:{call.lineno}" for call in unsaid(path)] == []
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanochat.attention import attention, attention_at, by_blocks, flex, fused
+from nanochat.model.attention import attention, attention_at, by_blocks, flex, fused
 
 
 def plain_attention(q, k, v, visible):
@@ -70,7 +70,7 @@ def test_queries_at_their_own_positions_see_what_the_cache_holds_up_to_there(num
 def test_a_window_never_makes_a_matrix_of_all_queries_by_all_keys():
     largest = 0
 
-    class Watch(TorchDispatchMode):
+    class Observer(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             nonlocal largest
             out = func(*args, **(kwargs or {}))
@@ -80,6 +80,6 @@ def test_a_window_never_makes_a_matrix_of_all_queries_by_all_keys():
 
     length, window = 1024, 128
     q, k, v = heads(2, 2, length)
-    with Watch():
+    with Observer():
         attention(q, k, v, window)
     assert largest < length * length

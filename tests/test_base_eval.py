@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat import scores
-from nanochat.base_eval import base_eval
-from nanochat.checkpoint import save_model
-from nanochat.core_questions import META
-from nanochat.metrics import FILE, Metrics, read
-from nanochat.model import GPT, GPTConfig
+from nanochat.artifacts.metrics import FILE, Metrics, read
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.evaluation import scores
+from nanochat.evaluation.core_bundle import META
+from nanochat.evaluation.scores import TaskScore
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.model.weights import save_model
 from nanochat.pipeline import BaseEval
-from nanochat.scores import TaskScore
-from nanochat.stage import Place
-from nanochat.tokenizer import Tokenizer
+from nanochat.stages.base_eval import run as base_eval
+from nanochat.workflow.stage import StageContext
 
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 CONTEXT = 64
@@ -69,7 +70,7 @@ def place(tmp_path):
     whole, part = save_rows(tmp_path, 7)
     inputs = {"pretrain": save_base_model(tmp_path / "model"), "tokenize": whole}
     (tmp_path / "out").mkdir()
-    return Place(inputs, {"tokenize": (part,)}, tmp_path / "out", tmp_path / "work", Metrics(tmp_path / FILE))
+    return StageContext(inputs, {"tokenize": (part,)}, tmp_path / "out", tmp_path / "work", Metrics(tmp_path / FILE))
 
 
 def test_without_core_tasks_there_are_bits_per_byte_and_samples(place):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat.bits_per_byte import bits_per_byte
-from nanochat.model import GPT, GPTConfig
+from nanochat.evaluation.bits_per_byte import bits_per_byte
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
 
 VOCAB = 270
 TOKEN_BYTES = np.where(np.arange(VOCAB) < VOCAB - 9, 1 + np.arange(VOCAB) % 5, 0).astype(np.int32)

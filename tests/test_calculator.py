@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.calculator import LARGEST, MAX_CHARACTERS, evaluate
+from nanochat.tools.calculator import LARGEST, MAX_CHARACTERS, evaluate
 
 
 @pytest.mark.parametrize(

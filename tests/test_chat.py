@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.chat import Chatbot, Conversation, answers, chat, readable
-from nanochat.checkpoint import save_model
-from nanochat.model import GPT, GPTConfig
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.inference.chat import Chatbot, ChatSession, answers, chat, readable
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.model.weights import save_model
 
 TOKENIZER = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 START, END = TOKENIZER.special("<|assistant_start|>"), TOKENIZER.special("<|assistant_end|>")
@@ -42,8 +43,8 @@ def typed(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in lines)))
 
 
-def conversation(model_dir: Path, max_new_tokens: int = 20) -> Conversation:
-    return Conversation(Chatbot(model_dir, "cpu"), max_new_tokens, 0.0, None)
+def conversation(model_dir: Path, max_new_tokens: int = 20) -> ChatSession:
+    return ChatSession(Chatbot(model_dir, "cpu"), max_new_tokens, 0.0, None)
 
 
 def test_one_question_is_answered_and_that_is_all(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat import sandbox, scores
-from nanochat.chat_eval import chat_eval, last_logits
-from nanochat.checkpoint import save_model
-from nanochat.engine import Engine
-from nanochat.metrics import FILE, Metrics, read
-from nanochat.model import GPT, GPTConfig
+from nanochat.artifacts.metrics import FILE, Metrics, read
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.evaluation import scores
+from nanochat.evaluation.chat_questions import last_logits
+from nanochat.inference.engine import Engine
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.model.weights import save_model
 from nanochat.pipeline import ChatEvalRl, ChatEvalSft
-from nanochat.stage import Place
+from nanochat.stages.chat_eval import run as chat_eval
 from nanochat.tasks.arithmetic import Arithmetic
-from nanochat.tokenizer import Tokenizer
+from nanochat.tools import sandbox
+from nanochat.workflow.stage import StageContext
 
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 STAGE = ChatEvalSft(
@@ -32,7 +35,7 @@ def random_model(sequence_len: int) -> GPT:
     return model
 
 
-def place_in(folder: Path, sequence_len: int = 256, stage: str = "sft") -> Place:
+def place_in(folder: Path, sequence_len: int = 256, stage: str = "sft") -> StageContext:
     artifact, data, out = folder / stage, folder / "data", folder / "out"
     for directory in (artifact, data, out):
         directory.mkdir()
@@ -48,7 +51,7 @@ def place_in(folder: Path, sequence_len: int = 256, stage: str = "sft") -> Place
     (data / "humaneval_test.jsonl").write_text(
         json.dumps({**row, "test": "def check(f):\n    assert f() == 1\n"}) + "\n", encoding="utf-8"
     )
-    return Place({stage: artifact, "task_data": data}, {}, out, folder / "work", Metrics(folder / FILE))
+    return StageContext({stage: artifact, "task_data": data}, {}, out, folder / "work", Metrics(folder / FILE))
 
 
 def test_scores_samples_and_progress_are_written(tmp_path):
@@ -83,7 +86,7 @@ def test_multiple_choice_takes_the_likeliest_offered_letter(tmp_path):
     place = place_in(tmp_path)
     chat_eval(STAGE.replaced(tasks="mmlu"), place)
     model = random_model(256)
-    from nanochat.conversation import render_prompt
+    from nanochat.data.chat_template import render_prompt
     from nanochat.tasks import make
 
     task, right = make("mmlu", "test", place["task_data"]), 0
@@ -106,7 +109,7 @@ def test_greedy_answers_are_those_of_the_plain_loop(tmp_path):
     place = place_in(tmp_path)
     chat_eval(STAGE.replaced(tasks="arithmetic", max_problems=3), place)
     model, task = random_model(256), Arithmetic("test")
-    from nanochat.conversation import render_prompt
+    from nanochat.data.chat_template import render_prompt
 
     engine = Engine(model, BYTES)
     for index in range(3):

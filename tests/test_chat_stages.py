@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat.architecture import GPTConfig
-from nanochat.chat_training import Conversations, inputs_and_targets, packed
-from nanochat.checkpoint import load_model, save_model
-from nanochat.conversation import render
-from nanochat.distributed import World
-from nanochat.metrics import Metrics, read
-from nanochat.midtrain import midtrain
-from nanochat.mixture import Mixture
-from nanochat.model import GPT
-from nanochat.optim import OptimSettings
-from nanochat.packing import HEARD, PADDING, SAID, PackedRows, pack
+from nanochat.artifacts.metrics import Metrics, read
+from nanochat.data.chat_template import render
+from nanochat.data.conversation_packing import ASSISTANT, CONTEXT, PADDING, PackedRows, pack
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.model.weights import load_model, save_model
 from nanochat.pipeline import MODEL_FILES, Midtrain, Sft
-from nanochat.sft import sft
-from nanochat.stage import Place
+from nanochat.stages.chat_training import ChatBatches, inputs_and_targets, packed
+from nanochat.stages.midtrain import run as midtrain
+from nanochat.stages.sft import run as sft
+from nanochat.stages.trainer import from_artifact
 from nanochat.tasks import TASKS
 from nanochat.tasks.identity import Identity
-from nanochat.tokenizer import Tokenizer
-from nanochat.training_setup import continued
+from nanochat.tasks.mixture import Mixture
+from nanochat.training.distributed import World
+from nanochat.training.optim import OptimSettings
+from nanochat.workflow.stage import StageContext
 
 TOKENIZER = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 CONFIG = GPTConfig(sequence_len=128, vocab_size=265, n_layer=1, n_head=2, n_kv_head=2, n_embd=16)
@@ -57,11 +57,11 @@ def place(tmp_path):
     TOKENIZER.save(base / "tokenizer.json")
     np.save(base / "token_bytes.npy", TOKENIZER.token_bytes())
     inputs = {"pretrain": base, "midtrain": base, "task_data": tmp_path}
-    return Place(inputs, {}, out, tmp_path / "work", Metrics(tmp_path / "work" / "metrics.jsonl"))
+    return StageContext(inputs, {}, out, tmp_path / "work", Metrics(tmp_path / "work" / "metrics.jsonl"))
 
 
-def source(rows, least=SAID, rows_per_step=6, device_batch_size=2, rank=0, size=1):
-    return Conversations(rows, least, rows_per_step, device_batch_size, World(rank, size), seed=1)
+def source(rows, min_label=ASSISTANT, rows_per_step=6, device_batch_size=2, rank=0, size=1):
+    return ChatBatches(rows, min_label, rows_per_step, device_batch_size, World(rank, size), seed=1)
 
 
 def multiset(batches):
@@ -88,16 +88,16 @@ def test_a_step_has_the_same_rows_on_any_ranks_and_device_batch(rows, size, devi
 def test_an_epoch_has_every_row_once(rows):
     steps = len(rows.tokens) // 2
     whole = [batch for step in range(steps) for batch in source(rows, rows_per_step=2).batch(step)]
-    inputs, targets = inputs_and_targets(rows, np.arange(len(rows.tokens)), SAID)
+    inputs, targets = inputs_and_targets(rows, np.arange(len(rows.tokens)), ASSISTANT)
     everything = sorted(zip(inputs.tolist(), targets.tolist(), strict=True))
     assert len(everything) - len(multiset(whole)) == len(rows.tokens) % 2
     assert all(row in everything for row in multiset(whole))
 
 
-@pytest.mark.parametrize(("least", "learned"), [(HEARD, {HEARD, SAID}), (SAID, {SAID})])
-def test_midtraining_learns_every_token_and_sft_what_the_assistant_says(rows, least, learned):
+@pytest.mark.parametrize(("min_label", "learned"), [(CONTEXT, {CONTEXT, ASSISTANT}), (ASSISTANT, {ASSISTANT})])
+def test_midtraining_learns_every_token_and_sft_what_the_assistant_says(rows, min_label, learned):
     indices = np.array([0, 5, 2])
-    inputs, targets = inputs_and_targets(rows, indices, least)
+    inputs, targets = inputs_and_targets(rows, indices, min_label)
     assert inputs.shape == targets.shape == (3, 128)
     for row, tokens, expected in zip(indices, inputs.tolist(), targets.tolist(), strict=True):
         assert tokens == rows.tokens[row, :-1].tolist()
@@ -116,7 +116,7 @@ def test_what_the_assistant_says_is_all_that_sft_learns():
         {"role": "assistant", "content": "You are welcome!"},
     ]
     rows = pack([render(TOKENIZER, messages)], 128, 265, TOKENIZER.bos)
-    _, targets = inputs_and_targets(rows, np.array([0]), SAID)
+    _, targets = inputs_and_targets(rows, np.array([0]), ASSISTANT)
     learned = TOKENIZER.decode([token for token in targets[0].tolist() if token >= 0])
     assert learned == "<|python_start|>6*7<|python_end|><|assistant_end|>You are welcome!<|assistant_end|>"
 
@@ -166,7 +166,7 @@ def test_the_same_run_twice_gives_the_same_weights_and_packs_once(place):
 
 def test_a_rank_waits_for_the_rows_outside_of_any_collective(place):
     """No process group here: who went straight to the barrier would find nothing to load."""
-    training = continued(Sft(**KNOBS), place, World(), place["pretrain"])
+    training = from_artifact(Sft(**KNOBS), place, World(), place["pretrain"])
     other = dataclasses.replace(training, world=World(rank=1, size=2))
     mixture, directory = {"identity": 5}, place.work / "rows"
     with ThreadPoolExecutor(1) as pool:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat import checkpoint
-from nanochat.checkpoint import load_model, newest, prune, save, save_model
-from nanochat.model import GPT, GPTConfig
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.model.weights import load_model, save_model
+from nanochat.training import checkpoint
+from nanochat.training.checkpoint import newest, prune, save
 
 CONFIG = GPTConfig.modern(2, vocab_size=300, sequence_len=16, width=32, head_dim=8)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from flows import cli, settings
-from nanochat import __main__ as library
+from nanochat import cli as library
 from nanochat import estimate
-from nanochat.store import FileStore
+from nanochat.artifacts.store import FileStore
 from tests import toy_corpus
 
 

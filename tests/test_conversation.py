@@ -1,11 +1,11 @@
-"""Conversations become tokens and masks as the golden examples say, written by hand, and nothing else becomes them."""
+"""ChatBatches become tokens and masks as the golden examples say, written by hand, and nothing else becomes them."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.conversation import render, render_prompt, truncate
-from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
+from nanochat.data.chat_template import render, render_prompt, truncate
+from nanochat.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))  # one token a byte, so that goldens can be read
 SHORT = dict(zip("BUuAaPpOo", SPECIAL_TOKENS, strict=True))  # small letter: end

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat import core
-from nanochat.core_questions import META, NUM_TASKS, CoreTask, load_examples, load_tasks, prompts
-from nanochat.model import GPT, GPTConfig
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.evaluation import core_metric
+from nanochat.evaluation.core_bundle import META, NUM_TASKS, CoreTask, load_examples, load_tasks, prompts
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
 
 BUNDLE = Path(__file__).parents[2] / "shared" / "data" / "core"
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
@@ -99,15 +100,15 @@ def test_batched_answers_equal_those_of_a_slow_twin(task, context, smear):
     expected = [one_at_a_time(model, task, data, index) for index in range(len(data))]
     assert 0 < sum(expected) < len(expected)
     for tokens_per_batch in (1, 1000, 100_000):
-        score, _ = core.ask_task(model, BYTES, task, data, len(data), tokens_per_batch)
+        score, _ = core_metric.ask_task(model, BYTES, task, data, len(data), tokens_per_batch)
         assert (score.correct, score.n) == (sum(expected), len(expected))
     questions = [asked(task, data, index, context) for index in range(len(data))]
-    assert core.answer(model, questions) == expected
+    assert core_metric.answer(model, questions) == expected
 
 
-def asked(task: CoreTask, data: list[dict], index: int, context: int) -> core.Question:
+def asked(task: CoreTask, data: list[dict], index: int, context: int) -> core_metric.Question:
     rows = [[BYTES.bos, *BYTES.encode(text)] for text in prompts(task, data, index)]
-    return core.question(task.kind, rows, data[index].get("gold", 0), context)
+    return core_metric.question(task.kind, rows, data[index].get("gold", 0), context)
 
 
 def test_prompts_are_those_of_the_reference():
@@ -127,24 +128,24 @@ def test_prompts_are_those_of_the_reference():
 
 
 def test_scored_tokens_are_the_tail_the_common_end_and_the_continuation():
-    choice = core.question("multiple_choice", [[9, 1, 2, 3], [9, 1, 4, 5, 6]], 1, 100)
+    choice = core_metric.question("multiple_choice", [[9, 1, 2, 3], [9, 1, 4, 5, 6]], 1, 100)
     assert choice.spans == ((2, 4), (2, 5))
     assert choice.shared == 1
-    schema = core.question("schema", [[9, 1, 7, 8], [9, 2, 3, 7, 8]], 0, 100)
+    schema = core_metric.question("schema", [[9, 1, 7, 8], [9, 2, 3, 7, 8]], 0, 100)
     assert schema.spans == ((2, 4), (3, 5))
-    assert core.question("language_modeling", [[9, 1], [9, 1, 2, 3]], 0, 100).spans == ((2, 4),)
+    assert core_metric.question("language_modeling", [[9, 1], [9, 1, 2, 3]], 0, 100).spans == ((2, 4),)
 
 
 def test_an_option_that_begins_another_is_still_scored():
-    inner = core.question("multiple_choice", [[9, 1, 2], [9, 1, 2, 3]], 0, 100)
+    inner = core_metric.question("multiple_choice", [[9, 1, 2], [9, 1, 2, 3]], 0, 100)
     assert inner.spans == ((2, 3), (2, 4))
-    assert core.question("schema", [[9, 1, 2], [9, 1, 2]], 0, 100).spans == ((1, 3), (1, 3))
+    assert core_metric.question("schema", [[9, 1, 2], [9, 1, 2]], 0, 100).spans == ((1, 3), (1, 3))
 
 
 def test_a_batch_keeps_to_its_tokens_and_every_question_is_asked_once():
     data = examples("multiple_choice", 30)
     questions = [asked(CHOICE, data, index, 256) for index in range(30)]
-    made = list(core.batches(questions, 2000))
+    made = list(core_metric.batches(questions, 2000))
     assert sorted(map(id, (q for _, batch in made for q in batch))) == sorted(map(id, questions))
     assert [done for done, _ in made][-1] == 30
     for _, batch in made:
@@ -158,7 +159,7 @@ def test_a_limit_takes_the_first_of_the_reference_shuffle(tmp_path):
     random.Random(1337).shuffle(order)
     assert load_examples(task, 5) == order[:5]
     assert load_examples(task, 1) == order[:2]  # one to ask, one as a shot
-    score, _ = core.ask_task(random_model(), BYTES, task, order[:2], 1, 1000)
+    score, _ = core_metric.ask_task(random_model(), BYTES, task, order[:2], 1, 1000)
     assert score.n == 1
 
 
@@ -201,7 +202,7 @@ def test_a_broken_bundle_is_refused(tmp_path):
 
 def test_the_digest_changes_with_the_questions():
     model, data = random_model(), examples("language_modeling", 6)
-    ask = lambda some: core.ask_task(model, BYTES, LANGUAGE, some, 6, 1000)[1]  # noqa: E731
+    ask = lambda some: core_metric.ask_task(model, BYTES, LANGUAGE, some, 6, 1000)[1]  # noqa: E731
     assert ask(data) == ask(data)
     assert ask(data) != ask([*data[:5], {**data[5], "continuation": "another"}])
 
@@ -212,7 +213,7 @@ def test_every_task_of_the_bundle_can_be_asked():
     tasks = load_tasks(str(BUNDLE), "all")
     assert len(tasks) == NUM_TASKS
     for task in (task for task in tasks if task.path.stat().st_size < 1_000_000):
-        score, _ = core.ask_task(model, BYTES, task, load_examples(task, 4), 4, 8 * 128)
+        score, _ = core_metric.ask_task(model, BYTES, task, load_examples(task, 4), 4, 8 * 128)
         assert score.n == 4
 
 

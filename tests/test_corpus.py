@@ -18,8 +18,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat import corpus, python_docs
-from nanochat.corpus import HuggingFaceDataset, ParquetShards, PythonDocs, environment_digest, parse_source, preflight
+from nanochat.data import python_docs, sources
+from nanochat.data.sources import (
+    HuggingFaceDataset,
+    ParquetShards,
+    PythonDocs,
+    environment_digest,
+    parse_source,
+    preflight,
+)
 from nanochat.pipeline import Download
 
 WEB = {"corpus": "web", "url": "https://example.org/shard_{index:05d}.parquet", "validation_shard": 9}
@@ -147,7 +154,7 @@ def environment(tmp_path, monkeypatch):
 
     def lay(order=False, versions="1.0"):
         paths = lay_environment(tmp_path / str(next(count)), order, versions)
-        monkeypatch.setattr(corpus.sysconfig, "get_paths", lambda: paths)
+        monkeypatch.setattr(sources.sysconfig, "get_paths", lambda: paths)
 
     return lay
 
@@ -207,7 +214,7 @@ def test_shards_and_held_out_documents_are_a_partition(keys):
     everything = [text for part in (held_out, *shards) for text in part]
     assert sorted(everything) == sorted(key.hex() for key in keys)
     assert len(held_out) == len(keys) // 100
-    assert len(shards) == corpus.PYTHON_DOCS_SHARDS
+    assert len(shards) == sources.PYTHON_DOCS_SHARDS
 
 
 def test_at_most_five_hundred_documents_are_held_out():

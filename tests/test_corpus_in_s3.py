@@ -3,10 +3,11 @@
 import pytest
 
 from flows import corpus_fetch
-from nanochat import recipes, runner
-from nanochat.plan import plan
-from nanochat.runner import Watch, Workshop
-from nanochat.store import FileStore
+from nanochat import recipes
+from nanochat.artifacts.store import FileStore
+from nanochat.workflow import runner
+from nanochat.workflow.plan import plan
+from nanochat.workflow.runner import Observer, RunContext
 from tests import toy_corpus
 from tests.s3_server import s3_server_fixture  # noqa: F401
 
@@ -21,8 +22,8 @@ def bucket(s3_server, tmp_path, monkeypatch):
 
 def download(settings, home):
     steps = plan(recipes.apply(recipes.stages_of("micro"), settings), ["download"])
-    shop = Workshop(FileStore(home / "store"), home, prepare=corpus_fetch.fetch)
-    runner.run_plan(steps, shop, Watch())
+    shop = RunContext(FileStore(home / "store"), home, prepare=corpus_fetch.fetch)
+    runner.run_plan(steps, shop, Observer())
     return [shop.store.record(part.address)["files"]["text.parquet"]["sha256"] for part in steps[0].parts], steps[
         0
     ].address

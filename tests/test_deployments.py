@@ -4,7 +4,7 @@ import pytest
 from prefect.exceptions import PrefectHTTPStatusError
 
 from nanochat.recipes import RECIPES
-from nanochat.stage import STAGES
+from nanochat.workflow.stage import STAGES
 
 
 def test_all_deployments_are_registered(deployed):

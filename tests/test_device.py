@@ -10,23 +10,24 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanochat.base_eval import base_eval
-from nanochat.chat import Chatbot
-from nanochat.chat_eval import chat_eval
-from nanochat.checkpoint import save_model
-from nanochat.device import arithmetic, bf16_units, compute_dtype, device_of, has_kernels
-from nanochat.metrics import Metrics
-from nanochat.midtrain import midtrain
-from nanochat.model import GPT, GPTConfig
-from nanochat.optim import OptimSettings
+from nanochat.artifacts.metrics import Metrics
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.inference.chat import Chatbot
+from nanochat.inference.pyfunc import _load_pyfunc
+from nanochat.model.config import GPTConfig
+from nanochat.model.device import arithmetic, bf16_units, compute_dtype, device_of, has_kernels
+from nanochat.model.gpt import GPT
+from nanochat.model.weights import save_model
 from nanochat.pipeline import BaseEval, ChatEvalRl, Midtrain, Pretrain, Rl, Sft
-from nanochat.pretrain import pretrain
-from nanochat.process import run_spec
-from nanochat.pyfunc import _load_pyfunc
-from nanochat.rl import rl
-from nanochat.sft import sft
-from nanochat.stage import Place
-from nanochat.tokenizer import Tokenizer
+from nanochat.stages.base_eval import run as base_eval
+from nanochat.stages.chat_eval import run as chat_eval
+from nanochat.stages.midtrain import run as midtrain
+from nanochat.stages.pretrain import run as pretrain
+from nanochat.stages.process import run_spec
+from nanochat.stages.rl import run as rl
+from nanochat.stages.sft import run as sft
+from nanochat.training.optim import OptimSettings
+from nanochat.workflow.stage import StageContext
 
 CPU = torch.device("cpu")
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
@@ -74,7 +75,9 @@ def place(tmp_path):
     (tmp_path / "out").mkdir()
     inputs = dict.fromkeys(("tokenizer", "pretrain", "midtrain", "sft", "rl"), model_dir)
     inputs |= {"tokenize": rows, "task_data": tmp_path}
-    return Place(inputs, {"tokenize": tuple(parts)}, tmp_path / "out", tmp_path / "work", Metrics(tmp_path / "metrics"))
+    return StageContext(
+        inputs, {"tokenize": tuple(parts)}, tmp_path / "out", tmp_path / "work", Metrics(tmp_path / "metrics")
+    )
 
 
 def pretraining(place):

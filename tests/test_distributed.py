@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nanochat import distributed
-from nanochat.distributed import World
-from nanochat.optim import OptimSettings, build_optimizer
+from nanochat.training import distributed
+from nanochat.training.distributed import World
+from nanochat.training.optim import OptimSettings, build_optimizer
 from tests.test_model import MODERN, shaken, some_tokens
 
 STEPS, ROWS = 4, 4

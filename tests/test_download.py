@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.corpus import PYTHON_DOCS_SHARDS
-from nanochat.download import download, gather, write_texts
-from nanochat.metrics import Metrics, read
+from nanochat.artifacts.metrics import Metrics, read
+from nanochat.data.shards import write_texts
+from nanochat.data.sources import PYTHON_DOCS_SHARDS
 from nanochat.pipeline import Download
-from nanochat.stage import Place
+from nanochat.stages.download import gather
+from nanochat.stages.download import run as download
+from nanochat.workflow.stage import StageContext
 from tests.broken_server import broken_server
 
 
@@ -33,7 +35,7 @@ def place_for(tmp_path, part, name="download"):
     out, work = tmp_path / f"{name}{part}", tmp_path / f"{name}{part}.work"
     out.mkdir()
     work.mkdir()
-    return Place({}, {}, out, work, Metrics(work / "metrics.jsonl"), part=part)
+    return StageContext({}, {}, out, work, Metrics(work / "metrics.jsonl"), part=part)
 
 
 def parquet(path, texts, column="text", **columns):
@@ -78,7 +80,7 @@ def test_part_zero_is_the_pinned_shard_and_gather_lists_all(tmp_path):
     assert [set(texts_of(place)) for place in places] == [{"text of 7"}, {"text of 0"}, {"text of 1"}]
     whole = tmp_path / "whole"
     whole.mkdir()
-    parts = Place({}, {"download": tuple(place.out for place in places)}, whole, whole, Metrics(None))
+    parts = StageContext({}, {"download": tuple(place.out for place in places)}, whole, whole, Metrics(None))
     numbers = gather(on_disk(tmp_path), parts)
     assert numbers == {"train_documents": 3, "train_bytes": 27, "validation_documents": 8, "validation_bytes": 72}
     index = json.loads((whole / "index.json").read_text(encoding="utf-8"))
@@ -248,7 +250,7 @@ def test_what_a_dataset_does_not_have_is_refused(offline, tmp_path, knobs, part,
 
 
 def test_the_embedded_corpus_comes_in_the_same_form(tmp_path, monkeypatch):
-    from nanochat import python_docs
+    from nanochat.data import python_docs
 
     documents = {number.to_bytes(16, "big"): f"document {number}" for number in range(300)}
     monkeypatch.setattr(python_docs, "documents", lambda: documents)

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nanochat import engine as engine_module
-from nanochat.engine import Completion, Engine
-from nanochat.model import GPT, GPTConfig
-from nanochat.sampling import choose, draws
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.inference import engine as engine_module
+from nanochat.inference.engine import Completion, Engine
+from nanochat.inference.sampling import choose, draws
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
 
 TOKENIZER = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 BOS, END = TOKENIZER.bos, TOKENIZER.special("<|assistant_end|>")

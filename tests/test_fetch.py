@@ -16,7 +16,7 @@ import urllib.error
 
 import pytest
 
-from nanochat.fetch import LONGEST_WAIT, fetch
+from nanochat.data.fetch import LONGEST_WAIT, fetch
 from tests.broken_server import BODY, broken_server
 
 
@@ -151,7 +151,7 @@ def test_what_the_next_attempt_would_meet_again_fails_at_once(tmp_path, monkeypa
         tried.append(args)
         raise cause
 
-    monkeypatch.setattr("nanochat.fetch._attempt", attempt)
+    monkeypatch.setattr("nanochat.data.fetch._attempt", attempt)
     with pytest.raises(raised, match=match):
         fetch("http://127.0.0.1:1/x", tmp_path / "file", timeout=1, attempts=5, sleep=pytest.fail)
     assert len(tried) == 1
@@ -172,7 +172,7 @@ def test_what_may_pass_is_tried_again(tmp_path, monkeypatch, cause):
     def attempt(*args):
         raise cause
 
-    monkeypatch.setattr("nanochat.fetch._attempt", attempt)
+    monkeypatch.setattr("nanochat.data.fetch._attempt", attempt)
     waits = []
     with pytest.raises(ConnectionError, match="gave up after 3 attempts"):
         fetch("http://127.0.0.1:1/x", tmp_path / "file", timeout=1, attempts=3, sleep=waits.append)

@@ -5,10 +5,11 @@ import signal
 
 import pytest
 
-from nanochat import launch, metrics
-from nanochat.plan import plan
+from nanochat.artifacts import metrics
 from nanochat.recipes import apply, stages_of
-from nanochat.runner import work_directory
+from nanochat.workflow import launch
+from nanochat.workflow.plan import plan
+from nanochat.workflow.runner import work_directory
 from tests import toy_corpus
 from tests.flow_home import FlowHome
 from tests.prefect_server import eventually
@@ -108,7 +109,7 @@ def test_a_store_that_fails_while_the_stages_are_submitted_fails_the_run_and_can
     run = PipelineRun("micro", steps, settings.read({}, home=tmp_path), frozenset())
     (tmp_path / "store" / steps[-1].address / "record.json").mkdir(parents=True)
     with temporary_settings({PREFECT_API_URL: prefect_server.url}), disable_run_logger():
-        state = pipeline._conducted(run, steps, "a-run")
+        state = pipeline._run_recorded(run, steps, "a-run")
     assert state.is_failed()
     assert state.message.startswith(f"{steps[-1].address}: IsADirectoryError: ")
     [(status, tags)] = home.tracked("a-run")
@@ -116,7 +117,7 @@ def test_a_store_that_fails_while_the_stages_are_submitted_fails_the_run_and_can
 
 
 def test_progress_without_a_known_end_names_none():
-    from flows.watch import fraction, words
+    from flows.observer import fraction, words
 
     row = {"done": 1200, "total": 0, "unit": "rows"}
     assert (words(row), fraction(row)) == ("1,200 rows", None)

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from flows.form import Knobs, changed, filled_in, settings_of
 from nanochat.recipes import RECIPES, apply, stages_of
-from nanochat.stage import STAGES
+from nanochat.workflow.stage import STAGES
 
 SETTINGS = [
     "pretrain.depth=2",

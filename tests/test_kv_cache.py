@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from nanochat.kv_cache import KVCache
-from nanochat.model import GPTConfig
+from nanochat.model.config import GPTConfig
+from nanochat.model.kv_cache import KVCache
 from tests.test_model import CLASSIC, MODERN, shaken, some_tokens
 
 WINDOWED = dataclasses.replace(MODERN, sequence_len=200, n_layer=4)  # S = 128: the rows below reach beyond it

@@ -14,9 +14,9 @@ from flows import settings
 from flows.store import open_store
 from flows.tracking_uri import check, database_of
 from nanochat import environment
-from nanochat.__main__ import main as plain
+from nanochat.artifacts.store import FileStore
+from nanochat.cli import main as plain
 from nanochat.locations import bucket_of, file_uri, folder_of, sqlite_uri
-from nanochat.store import FileStore
 from tests import toy_corpus
 from tests.flow_home import FlowHome
 

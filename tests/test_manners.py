@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows import cli
-from nanochat.__main__ import main
-from nanochat.provenance import checkout_facts
-from nanochat.sampling import check_settings
-from nanochat.stage import LARGEST
-from nanochat.store import FileStore
-from nanochat.tokenizer import whole_characters
+from nanochat.artifacts.provenance import checkout_facts
+from nanochat.artifacts.store import FileStore
+from nanochat.cli import main
+from nanochat.data.tokenizer import whole_characters
+from nanochat.errors import LARGEST
+from nanochat.inference.sampling import check_settings
 
 ROOT = Path(__file__).parents[1]
 GIT = ["git", "-c", "user.name=n", "-c", "user.email=n@example.invalid"]
@@ -174,9 +174,10 @@ def test_a_reader_that_has_seen_enough_is_no_error(program):
 def model_in(folder):
     import torch
 
-    from nanochat.checkpoint import save_model
-    from nanochat.model import GPT, GPTConfig
-    from nanochat.tokenizer import Tokenizer
+    from nanochat.data.tokenizer import Tokenizer
+    from nanochat.model.config import GPTConfig
+    from nanochat.model.gpt import GPT
+    from nanochat.model.weights import save_model
 
     tokenizer = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
     start, end = tokenizer.special("<|assistant_start|>"), tokenizer.special("<|assistant_end|>")

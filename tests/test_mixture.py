@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from nanochat.mixture import Mixture, parse_mixture
 from nanochat.tasks import TASKS, make
+from nanochat.tasks.mixture import Mixture, parse_mixture
 from nanochat.tasks.task import Task
 
 
@@ -74,7 +74,7 @@ def test_a_task_without_conversations_is_refused():
 
 
 def test_mixtures_need_the_standard_library_only():
-    code = "import sys; import nanochat.mixture; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import sys; import nanochat.tasks.mixture; print(*{name.partition('.')[0] for name in sys.modules})"
     loaded = subprocess.run(
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
     ).stdout.split()

@@ -8,7 +8,8 @@ from math import ceil, log
 import pytest
 import torch
 
-from nanochat.model import GPT, GPTConfig
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
 
 CLASSIC = GPTConfig(32, 300, 3, 4, 4, 32)
 FEATURES = {

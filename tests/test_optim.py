@@ -8,11 +8,11 @@ from math import sqrt
 import pytest
 import torch
 
-from nanochat.distributed import World
-from nanochat.model import GPT
-from nanochat.muon import CLASSIC as QUINTIC
-from nanochat.muon import POLAR_EXPRESS, even_out, orthogonalize
-from nanochat.optim import AdamWBucket, MuonBucket, OptimSettings, build_optimizer
+from nanochat.model.gpt import GPT
+from nanochat.training.distributed import World
+from nanochat.training.muon import CLASSIC as QUINTIC
+from nanochat.training.muon import POLAR_EXPRESS, normuon_scale, orthogonalize
+from nanochat.training.optim import AdamWBucket, MuonBucket, OptimSettings, build_optimizer
 from tests.test_model import CLASSIC, MODERN, shaken, some_tokens
 
 EVERYTHING = OptimSettings(weight_decay=0.1, cautious=True, polar_express=True, normuon_beta2=0.9)
@@ -65,7 +65,7 @@ def test_even_rows_share_one_size_and_keep_the_size_of_the_whole(shape):
         (-1, 1) if shape[1] > shape[2] else (1, -1)
     )
     variance = torch.zeros((2, 12, 1) if shape[1] > shape[2] else (2, 1, 12))
-    result = even_out(update, variance, beta=0.9)
+    result = normuon_scale(update, variance, beta=0.9)
     torch.testing.assert_close(result.norm(dim=(1, 2)), update.norm(dim=(1, 2)))
     sizes = result.norm(dim=-1 if shape[1] > shape[2] else -2)
     torch.testing.assert_close(sizes, sizes.mean(1, keepdim=True).expand_as(sizes))

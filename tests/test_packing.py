@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.packing import BUFFER, HEARD, PADDING, SAID, PackedRows, best_fit, pack
+from nanochat.data.conversation_packing import ASSISTANT, BUFFER, CONTEXT, PADDING, PackedRows, best_fit, pack
 
 PAD = 9
 conversations = st.lists(
@@ -31,7 +31,7 @@ def whole(rows: PackedRows) -> list[tuple[list[int], list[int]]]:
             if token == 1:
                 found.append(([], []))
             found[-1][0].append(token)
-            found[-1][1].append(int(label == SAID))
+            found[-1][1].append(int(label == ASSISTANT))
     return found
 
 
@@ -48,7 +48,7 @@ def test_every_conversation_that_says_something_is_in_the_rows_once(given_ones, 
     assert rows.tokens.shape == rows.labels.shape
     assert rows.tokens.shape[1] == capacity
     assert (rows.tokens[:, 0] == 1).all()
-    assert ((rows.labels[:, 1:] == SAID).sum(axis=1) > 0).all()
+    assert ((rows.labels[:, 1:] == ASSISTANT).sum(axis=1) > 0).all()
     assert rows.counts.conversations == len(expected)
     assert rows.counts.dropped == len(given_ones) - len(expected)
     assert rows.counts.truncated == sum(len(ids) > capacity for ids, mask in given_ones if any(mask[:capacity]))
@@ -114,7 +114,7 @@ def test_saved_rows_come_back_and_half_saved_ones_do_not(tmp_path):
     rows.save(tmp_path / "rows")
     again = PackedRows.load(tmp_path / "rows")
     assert again.tokens.tolist() == rows.tokens.tolist() == [[1, 5, 6, PAD], [1, 7, PAD, PAD]]
-    assert again.labels.tolist() == [[HEARD, HEARD, SAID, PADDING], [HEARD, SAID, PADDING, PADDING]]
+    assert again.labels.tolist() == [[CONTEXT, CONTEXT, ASSISTANT, PADDING], [CONTEXT, ASSISTANT, PADDING, PADDING]]
     assert dataclasses.asdict(again.counts) == dataclasses.asdict(rows.counts)
     assert not (tmp_path / "rows.fresh").exists()
 

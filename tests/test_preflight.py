@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from nanochat import recipes
-from nanochat.plan import plan
+from nanochat.artifacts.store import FileStore
 from nanochat.preflight import preflight
-from nanochat.runner import Watch, Workshop, run_plan
-from nanochat.store import FileStore
 from nanochat.tasks import TASKS
 from nanochat.tasks.task import Task
+from nanochat.workflow.plan import plan
+from nanochat.workflow.runner import Observer, RunContext, run_plan
 from tests import toy_corpus
 
 
@@ -117,7 +117,7 @@ def test_a_row_of_core_that_cannot_be_asked_is_refused(looked_at, tmp_path, monk
 
 
 def test_code_of_a_model_without_a_sandbox_is_refused_where_it_would_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("nanochat.sandbox.unavailable", lambda: "bubblewrap (bwrap) is not installed")
+    monkeypatch.setattr("nanochat.tools.sandbox.unavailable", lambda: "bubblewrap (bwrap) is not installed")
     toy, store = toy_corpus.make(tmp_path / "corpus"), FileStore(tmp_path / "store")
     (tmp_path / "humaneval_test.jsonl").touch()
     data = ["task_data.tasks=humaneval", f"task_data.source={tmp_path}", "chat_eval_sft.tasks=humaneval"]
@@ -149,7 +149,7 @@ def test_what_is_there_is_looked_at_only_if_it_is_made_again(tmp_path: Path):
     data.mkdir()
     settings = [f"task_data.source={data}"]
     steps = plan(recipes.apply(recipes.stages_of("micro"), settings), ["task_data"])
-    run_plan(steps, Workshop(store, tmp_path), Watch())
+    run_plan(steps, RunContext(store, tmp_path), Observer())
     data.rmdir()
     preflight(steps, store)
     with pytest.raises(ValueError, match=r"task_data\.source = .*: is not a folder"):

@@ -4,9 +4,10 @@ import json
 import re
 import subprocess
 
-from nanochat import launch, probe
-from nanochat.plan import plan
+from nanochat import probe
 from nanochat.recipes import apply, stages_of
+from nanochat.workflow import launch
+from nanochat.workflow.plan import plan
 
 
 def steps_of(recipe, *settings):

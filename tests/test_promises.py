@@ -18,10 +18,12 @@ from numpy.linalg import norm
 from safetensors.numpy import load_file
 
 from flows.store import open_store
-from nanochat import launch, metrics, recipes, runner
-from nanochat.plan import plan
-from nanochat.runner import Watch, Workshop, work_directory
-from nanochat.store import FileStore
+from nanochat import recipes
+from nanochat.artifacts import metrics
+from nanochat.artifacts.store import FileStore
+from nanochat.workflow import launch, runner
+from nanochat.workflow.plan import plan
+from nanochat.workflow.runner import Observer, RunContext, work_directory
 from tests import toy_corpus
 from tests.s3_server import s3_server_fixture  # noqa: F401
 
@@ -46,7 +48,7 @@ def steps_of(settings):
 def whole(toy, tmp_path_factory):
     """An uninterrupted run of the whole recipe."""
     home = tmp_path_factory.mktemp("whole")
-    runner.run_plan(steps_of(toy), Workshop(FileStore(home / "store"), home), Watch())
+    runner.run_plan(steps_of(toy), RunContext(FileStore(home / "store"), home), Observer())
     return home
 
 
@@ -60,10 +62,10 @@ def digests(store):
 
 
 def test_a_second_run_makes_nothing(whole, toy):
-    shop = Workshop(FileStore(whole / "store"), whole)
-    assert all(outcome.cached for outcome in runner.run_plan(steps_of(toy), shop, Watch()))
+    shop = RunContext(FileStore(whole / "store"), whole)
+    assert all(outcome.cached for outcome in runner.run_plan(steps_of(toy), shop, Observer()))
     more = [*toy, "device_batch_size=1", "num_ranks=2", "log_every=7"]
-    assert all(outcome.cached for outcome in runner.run_plan(steps_of(more), shop, Watch()))
+    assert all(outcome.cached for outcome in runner.run_plan(steps_of(more), shop, Observer()))
 
 
 def without(whole, home, names):
@@ -109,7 +111,7 @@ def test_an_s3_store_gives_the_same_addresses_and_digests(whole, toy, tmp_path, 
         monkeypatch.setenv(key, value)
     s3_server.create_bucket("artifacts")
     store = open_store("s3://artifacts/run", tmp_path / "cache")
-    runner.run_plan(steps_of(toy), Workshop(store, tmp_path), Watch())
+    runner.run_plan(steps_of(toy), RunContext(store, tmp_path), Observer())
     assert digests(store) == digests(FileStore(whole / "store"))
 
 
@@ -123,9 +125,9 @@ def test_two_ranks_train_the_same_model(whole, toy, tmp_path):
     for ranks in (1, 2):
         home = tmp_path / str(ranks)
         without(whole, home, ["pretrain"])
-        shop = Workshop(FileStore(home / "store"), home)
+        shop = RunContext(FileStore(home / "store"), home)
         steps = plan(recipes.apply(recipes.stages_of("micro"), [*settings, f"num_ranks={ranks}"]), ["pretrain"])
-        runner.run_plan(steps, shop, Watch())
+        runner.run_plan(steps, shop, Observer())
         where = shop.store.fetch(steps[-1].address)
         losses = [row["loss"] for row in metrics.read(where / metrics.FILE) if "loss" in row]
         found.append((losses, load_file(where / "model.safetensors")))
@@ -145,7 +147,7 @@ def test_the_readme_s_new_stage_works_step_by_step(whole, toy, tmp_path):
     shutil.copytree(ROOT / "nanochat", tmp_path / "nanochat", ignore=shutil.ignore_patterns("__pycache__"))
     pipeline = tmp_path / "nanochat" / "pipeline.py"
     pipeline.write_text(pipeline.read_text(encoding="utf-8") + "\n\n" + declaration, encoding="utf-8")
-    (tmp_path / "nanochat" / "longest.py").write_text(work, encoding="utf-8")
+    (tmp_path / "nanochat" / "stages" / "longest.py").write_text(work, encoding="utf-8")
     recipe = tmp_path / "nanochat" / "recipes.py"
     text = recipe.read_text(encoding="utf-8").replace("    Download,\n", "    Download,\n    Longest,\n", 1)
     recipe.write_text(

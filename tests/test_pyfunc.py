@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from nanochat.checkpoint import save_model
-from nanochat.model import GPT, GPTConfig
-from nanochat.pyfunc import ChatModel, _load_pyfunc
-from nanochat.tokenizer import Tokenizer
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.inference.pyfunc import ChatModel, _load_pyfunc
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.model.weights import save_model
 
 TOKENIZER = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -92,3 +93,9 @@ def test_what_is_no_question_is_refused(loaded: ChatModel, asked: Any, message: 
 def test_neither_mlflow_nor_pandas_is_imported() -> None:
     code = "import sys, nanochat.pyfunc; assert not {'mlflow', 'pandas', 'tiktoken'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], timeout=120)
+
+
+def test_the_name_under_which_older_versions_were_registered_still_loads() -> None:
+    import nanochat.pyfunc
+
+    assert nanochat.pyfunc._load_pyfunc is _load_pyfunc

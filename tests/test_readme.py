@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from nanochat import __main__ as library
+from nanochat import cli as library
 from nanochat import recipes
 from tests import toy_corpus
 

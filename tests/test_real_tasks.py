@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import sandbox
-from nanochat.calculator import evaluate
 from nanochat.tasks import make
 from nanochat.tasks.arc import ArcEasy
 from nanochat.tasks.gsm8k import Gsm8k, final_number, parts
 from nanochat.tasks.humaneval import HumanEval, program
 from nanochat.tasks.mmlu import Mmlu
 from nanochat.tasks.smoltalk import SmolTalk
+from nanochat.tools import sandbox
+from nanochat.tools.calculator import evaluate
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not at hand")

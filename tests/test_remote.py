@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from flows.form import changed
-from nanochat import launch, metrics
+from nanochat.artifacts import metrics
 from nanochat.recipes import apply, stages_of
-from nanochat.runner import Job, Watch, Workshop, run_plan, work_directory
+from nanochat.workflow import launch
+from nanochat.workflow.runner import Job, Observer, RunContext, run_plan, work_directory
 from tests import toy_corpus
 from tests.flow_home import FlowHome
 from tests.prefect_server import ROOT, eventually
@@ -28,7 +29,7 @@ LONG = ("midtrain.num_steps=100000", "midtrain.checkpoint_every=50")
 def whole(deployed, tmp_path_factory):
     """A home in which everything of the recipe is made: by the plain runner, which is quicker than a flow."""
     home = FlowHome(path := tmp_path_factory.mktemp("whole"), toy_corpus.make(path / "corpus"), deployed)
-    run_plan(list(home.steps().values()), Workshop(home.store, path), Watch())
+    run_plan(list(home.steps().values()), RunContext(home.store, path), Observer())
     return home
 
 
@@ -273,7 +274,7 @@ def test_asking_again_after_a_lost_answer_or_a_crash_leaves_one_task_for_the_chi
 
 def test_a_server_that_is_away_is_asked_again_and_keeps_no_cancelled_run_from_ending(idle, tmp_path, monkeypatch):
     from flows import remote
-    from flows.watch import FlowWatch
+    from flows.observer import FlowObserver
 
     monkeypatch.setattr(remote, "POLL_SECONDS", 0.1)
     job = Job(idle.steps()["rl"])
@@ -285,7 +286,7 @@ def test_a_server_that_is_away_is_asked_again_and_keeps_no_cancelled_run_from_en
             proxy.fail_always("reset")
             run.stopping.set()
             with pytest.raises(launch.Stopped, match="was cancelled"):
-                remote._follow(client, child, run, job, FlowWatch(run.stopping, lambda job: None, None))
+                remote._follow(client, child, run, job, FlowObserver(run.stopping, lambda job: None, None))
             with pytest.raises(launch.Stopped, match="was cancelled"):
                 remote._patiently(lambda: remote._attach_or_start(client, run, job), run)
             proxy.fail_always(None)

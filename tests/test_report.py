@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import scores
-from nanochat.metrics import Metrics
+from nanochat.artifacts.metrics import Metrics
+from nanochat.evaluation import scores
+from nanochat.evaluation.score_table import table
+from nanochat.evaluation.scores import TaskScore
 from nanochat.pipeline import Register, Report
-from nanochat.report import register, report, table
-from nanochat.scores import TaskScore
-from nanochat.stage import Place
+from nanochat.stages.register import run as register
+from nanochat.stages.report import run as report
+from nanochat.workflow.stage import StageContext
 
 EVALUATIONS = ("base_eval", "chat_eval_mid", "chat_eval_sft", "chat_eval_rl")
 
 
-def report_place(folder: Path, digests=("a", "b", "b", "b"), not_run=None) -> Place:
+def report_place(folder: Path, digests=("a", "b", "b", "b"), not_run=None) -> StageContext:
     inputs = {}
     for number, (name, asked) in enumerate(zip(EVALUATIONS, digests, strict=True)):
         inputs[name] = folder / name
@@ -28,13 +30,13 @@ def report_place(folder: Path, digests=("a", "b", "b", "b"), not_run=None) -> Pl
         scores.write(inputs[name], metrics, {"spelling": task}, {"asked": asked}, not_run=not_run or {})
     (folder / "out").mkdir()
     addresses = {name: f"{name}/d4-0123" for name in EVALUATIONS}
-    return Place(inputs, {}, folder / "out", folder / "work", Metrics(None), addresses=addresses)
+    return StageContext(inputs, {}, folder / "out", folder / "work", Metrics(None), addresses=addresses)
 
 
-def register_place(folder: Path, reported: Place) -> Place:
+def register_place(folder: Path, reported: StageContext) -> StageContext:
     (folder / "registered").mkdir()
     addresses = {name: f"{name}/d4-4567" for name in ("midtrain", "sft", "rl", "report")}
-    return Place(
+    return StageContext(
         {"report": reported.out}, {}, folder / "registered", folder / "work", Metrics(None), addresses=addresses
     )
 

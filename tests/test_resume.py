@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from nanochat import metrics
-from nanochat.checkpoint import newest
-from nanochat.stage import RESUME_EXIT_CODE
+from nanochat.artifacts import metrics
+from nanochat.training.checkpoint import newest
+from nanochat.workflow.launch import RESUME_EXIT_CODE
 from tests.small_pretrain import pretrained
 from tests.test_train import distance
 

@@ -19,18 +19,20 @@ import torch
 from safetensors.torch import load_file
 
 from nanochat import tasks
-from nanochat.checkpoint import save_model
-from nanochat.conversation import render_prompt
-from nanochat.distributed import World
-from nanochat.engine import Completion
-from nanochat.metrics import Metrics, read
-from nanochat.model import GPT, GPTConfig
-from nanochat.optim import OptimSettings
+from nanochat.artifacts.metrics import Metrics, read
+from nanochat.data.chat_template import render_prompt
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.inference.engine import Completion
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
+from nanochat.model.weights import save_model
 from nanochat.pipeline import Rl
-from nanochat.rl import Group, Problems, Rollouts, micro_batches, pass_rate, rl
-from nanochat.stage import Place
+from nanochat.stages.rl import Group, Problems, Rollouts, micro_batches, pass_rate
+from nanochat.stages.rl import run as rl
 from nanochat.tasks.task import Split, Task, dialogue
-from nanochat.tokenizer import Tokenizer
+from nanochat.training.distributed import World
+from nanochat.training.optim import OptimSettings
+from nanochat.workflow.stage import StageContext
 
 TOKENIZER = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 END, START = TOKENIZER.special("<|assistant_end|>"), TOKENIZER.special("<|assistant_start|>")
@@ -79,14 +81,14 @@ def two_armed_model(sequence_len: int = 32) -> GPT:
     return model
 
 
-def place(folder: Path, model: GPT) -> Place:
+def place(folder: Path, model: GPT) -> StageContext:
     sft = folder / "sft"
     save_model(model, sft, stage="sft", optimizer=asdict(OptimSettings()), total_batch_size=64)
     TOKENIZER.save(sft / "tokenizer.json")
     np.save(sft / "token_bytes.npy", TOKENIZER.token_bytes())
     (folder / "out").mkdir()
     inputs = {"sft": sft, "task_data": folder}
-    return Place(inputs, {}, folder / "out", folder / "work", Metrics(folder / "metrics.jsonl"))
+    return StageContext(inputs, {}, folder / "out", folder / "work", Metrics(folder / "metrics.jsonl"))
 
 
 def rollouts(model: GPT, world: World | None = None, task: Task | None = None, **knobs: Any) -> Rollouts:
@@ -109,7 +111,7 @@ def test_the_advantage_is_the_reward_above_the_groups_mean() -> None:
 def test_only_what_the_model_chose_is_trained_and_that_includes_the_end_of_the_turn() -> None:
     answer = completion([CALL, 49, CALLED, 90, 91, 92, END], [1, 1, 1, 0, 0, 0, 1])
     group = Group([7, 8, 9], [answer, completion([66, END])], [1.0, 0.0])
-    (batch,) = micro_batches([group], device_batch_size=3, width=11, spoken=6.0)
+    (batch,) = micro_batches([group], device_batch_size=3, width=11, sampled=6.0)
     assert batch.inputs.tolist() == [[7, 8, 9, CALL, 49, CALLED, 90, 91, 92, 0, 0], [7, 8, 9, 66] + [0] * 7, [0] * 11]
     assert batch.targets.tolist() == [
         [-1, -1, CALL, 49, CALLED, -1, -1, -1, END, -1, -1],
@@ -183,7 +185,7 @@ def test_ranks_share_a_steps_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     for number, group in enumerate(whole):
         twin = shared[number % 2][number // 2]
         assert [a.tokens for a in twin.answers] == [a.tokens for a in group.answers]
-    monkeypatch.setattr("nanochat.rl.ROLLOUT_ROWS", 8)  # two prompts at a time
+    monkeypatch.setattr("nanochat.stages.rl.ROLLOUT_ROWS", 8)  # two prompts at a time
     assert [g.rewards for g in rollouts(two_armed_model(), prompts_per_step=5).groups(1)] == [g.rewards for g in whole]
 
 
@@ -243,7 +245,7 @@ def test_killed_after_a_checkpoint_it_ends_with_the_same_bits(tmp_path: Path) ->
     whole = place(tmp_path / "whole", two_armed_model())
     rl(stage(checkpoint_every=2), whole)
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    killed = Place(
+    killed = StageContext(
         whole.inputs, {}, tmp_path / "killed/out", tmp_path / "killed/work", Metrics(tmp_path / "killed/metrics.jsonl")
     )
     shutil.rmtree(killed.work / "checkpoints/step-000004")
@@ -287,7 +289,7 @@ def test_two_ranks_train_the_same_model_as_one(tmp_path: Path) -> None:
 def train_in(folder: Path) -> None:
     """The same training in a process of its own, or in two; only the first writes metrics."""
     metrics = Metrics(folder / "metrics.jsonl" if os.environ.get("RANK", "0") == "0" else None)
-    where = Place({"sft": folder / "sft", "task_data": folder}, {}, folder / "out", folder / "work", metrics)
+    where = StageContext({"sft": folder / "sft", "task_data": folder}, {}, folder / "out", folder / "work", metrics)
     tasks.TASKS["arms"] = lambda split, data: Arms(split)
     rl(stage(num_steps=3), where)
 

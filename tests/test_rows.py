@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.metrics import Metrics
-from nanochat.rows import EpochOrder, Rows, row_dtype
-from nanochat.stage import Place
+from nanochat.artifacts.metrics import Metrics
+from nanochat.data.rows import EpochOrder, Rows, row_dtype
+from nanochat.workflow.stage import StageContext
 
 
 def lay(folder, counts, vocab_size=300, sequence_len=7):
@@ -51,9 +51,9 @@ def test_rows_of_all_parts_are_one_array(tmp_path, vocab_size):
 
 def test_part_zero_is_for_validation_and_the_others_for_training(tmp_path):
     whole, parts, expected = lay(tmp_path, [2, 3, 4])
-    place = Place({"tokenize": whole}, {"tokenize": tuple(parts)}, tmp_path, tmp_path, Metrics(None))
-    np.testing.assert_array_equal(Rows.validation(place)[:], expected[0])
-    np.testing.assert_array_equal(Rows.training(place)[:], np.concatenate(expected[1:]))
+    place = StageContext({"tokenize": whole}, {"tokenize": tuple(parts)}, tmp_path, tmp_path, Metrics(None))
+    np.testing.assert_array_equal(Rows(place["tokenize"], place.parts("tokenize")[:1])[:], expected[0])
+    np.testing.assert_array_equal(Rows(place["tokenize"], place.parts("tokenize")[1:])[:], np.concatenate(expected[1:]))
 
 
 @pytest.mark.parametrize("index", [3, -1, [0, 3]])

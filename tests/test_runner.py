@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import launch, metrics, provenance, recipes, runner
-from nanochat.launch import StageFailed, Stopped
+from nanochat import recipes
+from nanochat.artifacts import metrics, provenance
+from nanochat.artifacts.store import FileStore
 from nanochat.pipeline import TaskData
-from nanochat.plan import plan
-from nanochat.runner import Job, Watch, Workshop, find, perform, work_directory
-from nanochat.store import FileStore
+from nanochat.workflow import launch, runner
+from nanochat.workflow.launch import StageFailed, Stopped
+from nanochat.workflow.plan import plan
+from nanochat.workflow.runner import Job, Observer, RunContext, find, run_job, work_directory
 from tests import toy_corpus
 
 
@@ -24,10 +26,10 @@ def job():
 
 
 def workshop(tmp_path, **more):
-    return Workshop(FileStore(tmp_path / "store"), tmp_path, {"pipeline_run": "one"}, grace_seconds=5, **more)
+    return RunContext(FileStore(tmp_path / "store"), tmp_path, {"pipeline_run": "one"}, grace_seconds=5, **more)
 
 
-class Recorder(Watch):
+class Recorder(Observer):
     def __init__(self, reason=None):
         self.events, self.reason = [], reason
 
@@ -46,26 +48,26 @@ class Recorder(Watch):
 
 def test_a_stage_is_made_once(tmp_path):
     shop, watch = workshop(tmp_path), Recorder()
-    first = perform(job(), shop, watch)
+    first = run_job(job(), shop, watch)
     assert not first.cached
     assert watch.events == ["started", "finished"]
-    second = perform(job(), shop, Recorder())
+    second = run_job(job(), shop, Recorder())
     assert second.cached
     assert second.record["files"] == first.record["files"]
     assert not work_directory(tmp_path, job().address).exists()
-    assert first.record["code"]["nanochat.task_data"]
+    assert first.record["code"]["nanochat.stages.task_data"]
 
 
 def test_a_forced_stage_is_made_again_once_per_run(tmp_path):
-    perform(job(), workshop(tmp_path), Recorder())
-    shop = Workshop(FileStore(tmp_path / "store"), tmp_path, {"pipeline_run": "two"}, force=frozenset(["task_data"]))
-    assert not perform(job(), shop, Recorder()).cached
-    assert perform(job(), shop, Recorder()).cached
+    run_job(job(), workshop(tmp_path), Recorder())
+    shop = RunContext(FileStore(tmp_path / "store"), tmp_path, {"pipeline_run": "two"}, force=frozenset(["task_data"]))
+    assert not run_job(job(), shop, Recorder()).cached
+    assert run_job(job(), shop, Recorder()).cached
 
 
 def test_two_runs_at_once_make_an_address_once(tmp_path):
     watches = [Recorder(), Recorder()]
-    threads = [threading.Thread(target=perform, args=(job(), workshop(tmp_path), watch)) for watch in watches]
+    threads = [threading.Thread(target=run_job, args=(job(), workshop(tmp_path), watch)) for watch in watches]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -77,7 +79,7 @@ def test_a_failed_stage_says_why_and_leaves_nothing_that_looks_whole(tmp_path):
     broken = Job(plan([TaskData(tasks="gsm8k", source=str(tmp_path / "nowhere"))])[0])
     watch = Recorder()
     with pytest.raises(StageFailed, match=r"task_data/gsm8k-\w+: ValueError: .*nowhere"):
-        perform(broken, workshop(tmp_path), watch)
+        run_job(broken, workshop(tmp_path), watch)
     assert watch.events[0] == "started"
     assert watch.events[1][0] == "FAILED"
     assert find(broken, FileStore(tmp_path / "store")) is None
@@ -87,16 +89,18 @@ def test_a_collision_of_fingerprints_is_seen(tmp_path):
     shop = workshop(tmp_path)
     shop.store.publish(job().address, {}, {"preimage": {"stage": "another"}})
     with pytest.raises(ValueError, match="was made of something else"):
-        perform(job(), shop, Recorder())
+        run_job(job(), shop, Recorder())
 
 
 def test_a_hit_made_by_other_code_says_so(tmp_path):
-    perform(job(), workshop(tmp_path), Recorder())
+    run_job(job(), workshop(tmp_path), Recorder())
     path = tmp_path / "store" / job().address / "record.json"
     record = json.loads(path.read_text(encoding="utf-8"))
-    record["code"]["nanochat.task_data"] = "0" * 64
+    record["code"]["nanochat.stages.task_data"] = "0" * 64
     path.write_text(json.dumps(record), encoding="utf-8")
-    assert "made by other code: nanochat.task_data changed" in perform(job(), workshop(tmp_path), Recorder()).note
+    assert (
+        "made by other code: nanochat.stages.task_data changed" in run_job(job(), workshop(tmp_path), Recorder()).note
+    )
 
 
 class Script(launch.Process):
@@ -202,24 +206,29 @@ def test_a_stage_dies_with_its_parent(tmp_path):
 def test_a_stage_that_keeps_asking_to_be_resumed_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "run", lambda process, tick, grace: 75)
     with pytest.raises(StageFailed, match="was interrupted 20 times in a row"):
-        perform(job(), workshop(tmp_path), Recorder())
+        run_job(job(), workshop(tmp_path), Recorder())
 
 
 def test_a_stage_that_ends_well_without_its_files_has_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "run", lambda process, tick, grace: 0)
     with pytest.raises(StageFailed, match="without making index"):
-        perform(job(), workshop(tmp_path), Recorder())
+        run_job(job(), workshop(tmp_path), Recorder())
 
 
 def test_the_code_of_a_stage_is_what_it_imports_and_nothing_else():
-    used = provenance.closure(["nanochat.midtrain"])
-    assert {"nanochat.midtrain", "nanochat.train", "nanochat.model", "nanochat.tasks.spelling"} <= used
-    assert "nanochat.rl" not in used
+    used = provenance.closure(["nanochat.stages.midtrain"])
+    assert {
+        "nanochat.stages.midtrain",
+        "nanochat.training.loop",
+        "nanochat.model.gpt",
+        "nanochat.tasks.spelling",
+    } <= used
+    assert "nanochat.stages.rl" not in used
     assert "nanochat.pipeline" not in used
     assert provenance.closure(["json", "nanochat.nowhere"]) == set()
 
 
-class LosesTheLease(Watch):
+class LosesTheLease(Observer):
     """Another run takes the address over while ours works."""
 
     def __init__(self, store):
@@ -236,7 +245,7 @@ def test_a_run_that_lost_its_lease_publishes_nothing(tmp_path):
     shop = workshop(tmp_path)
     watch = LosesTheLease(shop.store)
     with pytest.raises(Stopped, match="was lost to another run"):
-        perform(job(), shop, watch)
+        run_job(job(), shop, watch)
     assert watch.ended[0][0] == "KILLED"
     assert shop.store.record(job().address) is None
 
@@ -250,11 +259,11 @@ def test_a_forced_stage_that_fails_leaves_the_old_artifact_in_place(tmp_path):
             json.dumps({**row, "question": f"{split}: 1 + 1?"}) + "\n", encoding="utf-8"
         )
     again = Job(plan([TaskData(tasks="gsm8k", source=str(source))])[0])
-    before = perform(again, workshop(tmp_path), Recorder())
+    before = run_job(again, workshop(tmp_path), Recorder())
     (source / "gsm8k_test.jsonl").unlink()
-    shop = Workshop(FileStore(tmp_path / "store"), tmp_path, {"pipeline_run": "two"}, force=frozenset(["task_data"]))
+    shop = RunContext(FileStore(tmp_path / "store"), tmp_path, {"pipeline_run": "two"}, force=frozenset(["task_data"]))
     with pytest.raises(StageFailed):
-        perform(again, shop, Recorder())
+        run_job(again, shop, Recorder())
     assert shop.store.record(again.address) == before.record
     shop.store.fetch(again.address)
 
@@ -262,7 +271,7 @@ def test_a_forced_stage_that_fails_leaves_the_old_artifact_in_place(tmp_path):
 def test_two_stores_share_no_work_directory_at_the_same_time(tmp_path):
     work = work_directory(tmp_path, job().address)
     with runner._alone_in(work, Recorder()), pytest.raises(Stopped, match="enough"):
-        perform(job(), workshop(tmp_path), Recorder(reason="enough"))
+        run_job(job(), workshop(tmp_path), Recorder(reason="enough"))
 
 
 def test_a_torn_last_line_of_metrics_is_cut_off(tmp_path):
@@ -282,10 +291,10 @@ def test_a_torn_last_line_of_metrics_is_cut_off(tmp_path):
 def test_a_lost_input_is_the_cause(tmp_path):
     steps = plan(recipes.apply(recipes.stages_of("micro"), toy_corpus.make(tmp_path / "corpus")), ["tokenizer"])
     shop = workshop(tmp_path)
-    runner.run_plan(steps[:1], shop, Watch())
+    runner.run_plan(steps[:1], shop, Observer())
     shop.store.forget(steps[0].address)
     with pytest.raises(StageFailed, match="an input is gone or damaged"):
-        perform(Job(steps[1]), shop, Recorder())
+        run_job(Job(steps[1]), shop, Recorder())
 
 
 def test_what_another_job_left_in_the_environment_makes_no_rank(tmp_path, monkeypatch):

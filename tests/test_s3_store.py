@@ -16,7 +16,7 @@ import pytest
 
 from flows.cache import Cache
 from flows.store import S3Store, open_store
-from nanochat.store import Conflict, Damaged, FileStore
+from nanochat.artifacts.store import Conflict, Damaged, FileStore
 from tests.s3_server import S3Server, free_port, s3_server_fixture, serve  # noqa: F401
 from tests.unreliable import between
 

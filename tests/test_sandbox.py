@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import sandbox
-from nanochat.sandbox import Limits
 from nanochat.tasks.humaneval import EMPTY_BODY
+from nanochat.tools import sandbox
+from nanochat.tools.sandbox import Limits
 
 HUMANEVAL = Path(__file__).parents[2] / "shared" / "data" / "humaneval.jsonl"
 walled = pytest.mark.skipif(sandbox.unavailable() is not None, reason=f"no sandbox: {sandbox.unavailable()}")

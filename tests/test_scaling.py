@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nanochat.model import GPT
+from nanochat.model.gpt import GPT
 from nanochat.pipeline import Pretrain
 from nanochat.scaling import derive, rows_per_step
 

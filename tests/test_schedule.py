@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.schedule import Schedule, lr_multiplier, muon_momentum, weight_decay_multiplier
+from nanochat.training.schedule import Schedule, lr_multiplier, muon_momentum, weight_decay_multiplier
 
 schedules = st.builds(
     Schedule,

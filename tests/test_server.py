@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 
 from flows import server, service_log, settings
-from nanochat import launch
+from nanochat.workflow import launch
 from tests.prefect_server import ROOT, eventually
 
 

@@ -19,7 +19,7 @@ from flows.cache import Cache
 from flows.display import Display
 from flows.registry import Registry, mlmodel
 from flows.store import download_object, open_store
-from nanochat.store import FileStore
+from nanochat.artifacts.store import FileStore
 from tests.s3_server import s3_server_fixture  # noqa: F401
 from tests.test_s3_store import _fill, _OldFashioned, bucket  # noqa: F401
 from tests.test_track import Seen, info

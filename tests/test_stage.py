@@ -3,15 +3,19 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat import recipes
+from nanochat.artifacts.digest import canonical, digest
 from nanochat.pipeline import Download, Pretrain, Rl, Tokenizer, WordCounts
-from nanochat.plan import differences, plan
-from nanochat.stage import STAGES, Stage, canonical, digest, execution, identity
+from nanochat.workflow.plan import differences, plan
+from nanochat.workflow.stage import STAGES, Stage, execution, identity
+
+ROOT = Path(__file__).parents[1]
 
 
 def addresses(recipe="micro", *settings, only=()):
@@ -47,7 +51,7 @@ def test_the_number_of_shards_keeps_the_shards_that_are_there():
 
 
 def test_addresses_are_the_same_in_another_process():
-    script = "from nanochat import recipes; from nanochat.plan import plan\nfor s in plan(recipes.stages_of('micro')): print(s.address)"
+    script = "from nanochat import recipes; from nanochat.workflow.plan import plan\nfor s in plan(recipes.stages_of('micro')): print(s.address)"
     printed = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, encoding="utf-8"
     ).stdout.split()
@@ -143,14 +147,20 @@ def test_a_new_stage_is_a_class_and_nothing_else():
         step = plan(stages)[-1]
         assert step.address.startswith("quantize/d1-")
         assert step.stage.values("identity") == {"bits": 4}
-        with pytest.raises(NotImplementedError):
-            step.stage.run(None)
-        with pytest.raises(NotImplementedError):
-            step.stage.gather(None)
+        assert step.stage.work == "quantize"
         with pytest.raises(NotImplementedError):
             step.stage.num_parts()
     finally:
         STAGES.pop("quantize", None)
+
+
+def test_every_stage_has_its_file_and_every_file_its_stage():
+    """A stage names its work; `gather` is where its parts are joined."""
+    files = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "nanochat" / "stages").glob("*.py")}
+    done = {name for name, text in files.items() if "\ndef run(" in text}
+    assert done == {stage.work for stage in STAGES.values()}
+    joined = {name for name, text in files.items() if "\ndef gather(" in text}
+    assert joined == {stage.work for stage in STAGES.values() if stage.mapped}
 
 
 def test_differences_name_the_knob():

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from nanochat.lease import Lease
-from nanochat.store import Conflict, Damaged, FileStore
+from nanochat.artifacts.lease import Lease
+from nanochat.artifacts.store import Conflict, Damaged, FileStore
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import distributed, launch
+from nanochat.training import distributed
+from nanochat.workflow import launch
 from tests import toy_corpus
 from tests.decoys import lay_decoys
 
@@ -38,9 +39,9 @@ def said_by_child(*words, code, **more):
 
 def test_a_child_takes_no_code_from_the_working_directory(decoys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "/somewhere", ""]))  # empty means the working directory
-    code = "import copy, json, pyarrow, numpy, nanochat.launch as n, sys; print(n.__file__, '' in sys.path, sys.path)"
+    code = "import copy, json, pyarrow, numpy, nanochat.workflow.launch as n, sys; print(n.__file__, '' in sys.path, sys.path)"
     where, has_working_directory, path = said_by_child(code=code).split(maxsplit=2)
-    assert Path(where) == ROOT / "nanochat" / "launch.py"
+    assert Path(where) == ROOT / "nanochat" / "workflow" / "launch.py"
     assert has_working_directory == "False"
     assert "/somewhere" in path, "the user's own entries are kept"
     assert str(decoys) not in path
@@ -106,7 +107,7 @@ def test_two_ranks_train_where_nothing_is_as_it_should_be(decoys, tmp_path, monk
     for name, value in odd.items():
         monkeypatch.setenv(name, value)
     home, settings = tmp_path / "home", toy_corpus.make(tmp_path / "corpus")
-    code = "import sys; from nanochat.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from nanochat.cli import main; sys.exit(main(sys.argv[1:]))"
     words = ["run", "micro", *settings, "num_ranks=2", "--only", "pretrain", "--home", str(home)]
     command = [sys.executable, "-P", "-c", code, *words, "--store", f"file://{home}/store"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -142,7 +143,7 @@ def test_a_rank_that_meets_nobody_says_so(monkeypatch):
 
 @pytest.mark.parametrize(("under", "code"), [((), -signal.SIGTERM), (("nohup",), 0)])
 def test_a_closed_terminal_ends_a_process_as_sigterm_does_and_nothing_under_nohup(under, code):
-    program = "import sys; from nanochat import launch\nwith launch.hanging_up_terminates(): print(flush=True); input()"
+    program = "import sys; from nanochat.workflow import launch\nwith launch.hanging_up_terminates(): print(flush=True); input()"
     command = [*under, sys.executable, "-c", program]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes) as child:

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.metrics import Metrics
+from nanochat.artifacts.metrics import Metrics
 from nanochat.pipeline import TaskData
-from nanochat.stage import Place
-from nanochat.task_data import ORIGINS, Origin, fetch
+from nanochat.stages.task_data import run as fetch
 from nanochat.tasks import make
+from nanochat.tasks.published import ORIGINS, Origin
+from nanochat.workflow.stage import StageContext
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
-def place_in(folder: Path) -> Place:
+def place_in(folder: Path) -> StageContext:
     (folder / "out").mkdir(exist_ok=True)
-    return Place({}, {}, folder / "out", folder / "work", Metrics(folder / "metrics.jsonl"))
+    return StageContext({}, {}, folder / "out", folder / "work", Metrics(folder / "metrics.jsonl"))
 
 
 def write(path: Path, *rows: dict) -> None:

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat import json_lines
-from nanochat.core_questions import KEYS, META, CoreTask, load_examples, load_tasks
+from nanochat.data import json_lines
+from nanochat.evaluation.core_bundle import KEYS, META, CoreTask, load_examples, load_tasks
 from nanochat.pipeline import TaskData
-from nanochat.task_data import Origin, fetch
+from nanochat.stages.task_data import run as fetch
+from nanochat.tasks.published import Origin
 
 CODE_ROW = {
     "task_id": "t/0", "prompt": 'def double(x):\n    """Twice x."""\n', "entry_point": "double",
@@ -134,12 +135,12 @@ ODD = [
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_of_a_task_with_anything_odd_in_it_is_read_or_refused_by_line(tmp_path, name):
-    from nanochat.metrics import Metrics
-    from nanochat.stage import Place
+    from nanochat.artifacts.metrics import Metrics
+    from nanochat.workflow.stage import StageContext
 
     origins = {name: {"test": Origin("", None, "test")}}
     (tmp_path / "out").mkdir()
-    place = Place({}, {}, tmp_path / "out", tmp_path / "work", Metrics(None))
+    place = StageContext({}, {}, tmp_path / "out", tmp_path / "work", Metrics(None))
     for key in ROWS[name]:
         for odd in ODD:
             lines = [ROWS[name], {**ROWS[name], key: odd}]

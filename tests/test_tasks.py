@@ -4,14 +4,14 @@ import itertools
 
 import pytest
 
-from nanochat.conversation import render
+from nanochat.data.chat_template import render
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.tasks import TASKS, make
 from nanochat.tasks.answers import last_number
 from nanochat.tasks.arithmetic import OPERATORS, TOOL_SHARE
 from nanochat.tasks.spelling import spelled
 from nanochat.tasks.task import Task
 from nanochat.tasks.words import NUM_COMMON, WORDS, words
-from nanochat.tokenizer import Tokenizer
 
 GENERATED = ("identity", "chitchat", "arithmetic", "spelling", "counting")
 SAMPLE = 3000

@@ -18,12 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat import pipeline
-from nanochat.metrics import Metrics, read
-from nanochat.row_packing import best_fit, pieces, stream
-from nanochat.rows import Rows
-from nanochat.stage import Place
-from nanochat.tokenize_shard import gather, tokenize_shard
-from nanochat.tokenizer import Tokenizer
+from nanochat.artifacts.metrics import Metrics, read
+from nanochat.data.document_packing import best_fit, pieces, stream
+from nanochat.data.rows import Rows
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.stages.tokenize import gather
+from nanochat.stages.tokenize import run as tokenize_shard
+from nanochat.workflow.stage import StageContext
 
 BOS = 0
 LENGTHS = st.lists(st.integers(0, 40), max_size=60)
@@ -128,7 +129,9 @@ def lay_text(folder, texts):
 def place_for(tmp_path, tokenizer, text, name):
     out, work = tmp_path / name, tmp_path / f"{name}.work"
     out.mkdir()
-    return Place({"download": text, "tokenizer": tokenizer}, {}, out, work, Metrics(work / "metrics.jsonl"), part=1)
+    return StageContext(
+        {"download": text, "tokenizer": tokenizer}, {}, out, work, Metrics(work / "metrics.jsonl"), part=1
+    )
 
 
 def random_texts(count):
@@ -179,13 +182,13 @@ def test_gather_writes_what_the_reader_needs(tmp_path, bytes_tokenizer):
     whole = tmp_path / "whole"
     whole.mkdir()
     numbers = gather(
-        stage, Place({"tokenizer": bytes_tokenizer}, {"tokenize": tuple(parts)}, whole, whole, Metrics(None))
+        stage, StageContext({"tokenizer": bytes_tokenizer}, {"tokenize": tuple(parts)}, whole, whole, Metrics(None))
     )
-    training = Place({"tokenize": whole}, {"tokenize": tuple(parts)}, whole, whole, Metrics(None))
-    rows = Rows.training(training)
+    training = StageContext({"tokenize": whole}, {"tokenize": tuple(parts)}, whole, whole, Metrics(None))
+    rows = Rows(training["tokenize"], training.parts("tokenize")[1:])
     tokenizer = Tokenizer.from_file(bytes_tokenizer / "tokenizer.json")
     assert numbers["train_rows"] == len(rows) > 0
-    assert numbers["validation_rows"] == len(Rows.validation(training))
+    assert numbers["validation_rows"] == len(Rows(training["tokenize"], training.parts("tokenize")[:1]))
     assert np.all(rows[:][:, 0] == tokenizer.bos)
     index = json.loads((whole / "index.json").read_text(encoding="utf-8"))
     assert (index["dtype"], index["sequence_len"], index["vocab_size"]) == ("uint16", 16, tokenizer.vocab_size)

@@ -15,12 +15,13 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.metrics import Metrics
+from nanochat.artifacts.metrics import Metrics
+from nanochat.data.python_bpe import SPLIT_PATTERN, PlainEncoder, _classes, split
+from nanochat.data.shards import COUNTS
+from nanochat.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from nanochat.pipeline import NUM_SPECIAL_TOKENS
-from nanochat.plain_encoder import SPLIT_PATTERN, PlainEncoder, _classes, split
-from nanochat.stage import Place
-from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
-from nanochat.word_counts import COUNTS
+from nanochat.stages.tokenizer import run as train_tokenizer
+from nanochat.workflow.stage import StageContext
 
 TEXTS = [path.read_text(encoding="utf-8") for path in sorted(Path(json.__file__).parent.rglob("*.py"))]
 TEXTS += [
@@ -166,7 +167,7 @@ def test_tokens_that_are_empty_or_twice_are_refused(tokenizer: Tokenizer, extra:
         Tokenizer((*tokenizer.tokens[:256], b"ab", extra))
 
 
-def counted(directory: Path, shards: list[list[str]]) -> Place:
+def counted(directory: Path, shards: list[list[str]]) -> StageContext:
     """The artifacts of a download and of its word counts: part 0 is the validation shard."""
     parts: dict[str, list[Path]] = {"download": [], "word_counts": []}
     for i, texts in enumerate(shards):
@@ -177,7 +178,9 @@ def counted(directory: Path, shards: list[list[str]]) -> Place:
         if i:
             nanobpe.count(texts).save(parts["word_counts"][-1] / COUNTS)
     (directory / "out").mkdir()
-    return Place({}, {name: tuple(made) for name, made in parts.items()}, directory / "out", directory, Metrics(None))
+    return StageContext(
+        {}, {name: tuple(made) for name, made in parts.items()}, directory / "out", directory, Metrics(None)
+    )
 
 
 def test_the_stage_learns_from_the_words_of_all_training_shards(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from flows.gate import Version, contender, judge
 from flows.store import open_store
 from flows.track import Tracker, small_files
-from nanochat.store import FileStore
+from nanochat.artifacts.store import FileStore
 from tests import mlflow_server
 from tests.s3_server import S3Server, free_port, s3_server_fixture  # noqa: F401
 from tests.unreliable import between
@@ -363,9 +363,10 @@ def test_versions_are_entered_once_and_champion_moves_only_through_the_gate(uri,
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Path:
     """The files of a chat stage's artifact."""
-    from nanochat.checkpoint import save_model
-    from nanochat.model import GPT, GPTConfig
-    from nanochat.tokenizer import Tokenizer
+    from nanochat.data.tokenizer import Tokenizer
+    from nanochat.model.config import GPTConfig
+    from nanochat.model.gpt import GPT
+    from nanochat.model.weights import save_model
 
     directory, tokenizer = tmp_path_factory.mktemp("model"), Tokenizer(tuple(bytes([byte]) for byte in range(256)))
     model = GPT(GPTConfig.classic(1, tokenizer.vocab_size, 32, width=16, head_dim=8))
@@ -391,8 +392,7 @@ def test_a_registered_version_loads_and_answers_without_a_copy_in_mlflow(
     store.publish("rl/a", {path.name: path for path in model.iterdir()}, {})
     tracker = Tracker(uri, name)
     tracker.register(name, entries("a", rl=0.5), store)
-    closed(tracker)
-    mlflow.set_tracking_uri(uri)
+    closed(tracker), mlflow.set_tracking_uri(uri)
     (answer,) = mlflow.pyfunc.load_model(f"models:/{name}@champion").predict(["hello"])
     assert isinstance(answer, str)
     weights = list(Path(tmp_path / "a b" if kind == "folder" else tmp_path).rglob("*.safetensors"))

@@ -11,7 +11,7 @@ import pytest
 from flows import tracking_uri
 from flows.outbox import Refused
 from flows.track import Tracker
-from nanochat.store import FileStore
+from nanochat.artifacts.store import FileStore
 from tests.prefect_server import ROOT
 from tests.s3_server import free_port
 from tests.test_loopback import speaking

@@ -6,6 +6,7 @@ import threading
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +15,16 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nanochat import metrics
-from nanochat.distributed import World
-from nanochat.model import GPT, GPTConfig
-from nanochat.optim import MuonAdamW, OptimSettings, build_optimizer
+from nanochat.artifacts import metrics
+from nanochat.errors import Interrupted
+from nanochat.model.config import GPTConfig
+from nanochat.model.gpt import GPT
 from nanochat.pipeline import Midtrain
-from nanochat.schedule import Schedule
-from nanochat.stage import Interrupted
-from nanochat.train import Batch, fit, gradients, split_rows, stop_signals
-from nanochat.training_setup import continued, processes
+from nanochat.stages.trainer import from_artifact, process_group
+from nanochat.training.distributed import World
+from nanochat.training.loop import Batch, accumulate_gradients, fit, split_rows, stop_signals
+from nanochat.training.optim import MuonAdamW, OptimSettings, build_optimizer
+from nanochat.training.schedule import Schedule
 from tests.small_pretrain import place, pretrained
 
 CONFIG = GPTConfig.modern(1, vocab_size=300, sequence_len=16, width=32, head_dim=16)
@@ -56,12 +58,18 @@ def started() -> tuple[GPT, MuonAdamW]:
     return model, build_optimizer(model, OptimSettings(matrix_lr=0.01), World())
 
 
+def kept(root: Path, name: str) -> dict[str, Any]:
+    """Where the run `name` writes, and what it is trained on."""
+    ctx = place(root, name)
+    return {"metrics": ctx.metrics, "checkpoints": ctx.work / "checkpoints", "inputs": ctx.addresses}
+
+
 def trained(root: Path, name: str, source: Rows | None = None, **options: object) -> tuple[dict, dict[str, Tensor]]:
     """The numbers, and weights and optimizer state, of the run `name`, from the start or from its checkpoint."""
     model, optimizer = started()
     settings = {"num_steps": STEPS, "tokens_per_step": 96, "log_every": 1} | options
     numbers = fit(
-        model, optimizer, source or Rows(), Schedule(STEPS, warmdown_ratio=0.5), place(root, name), World(), **settings
+        model, optimizer, source or Rows(), Schedule(STEPS, warmdown_ratio=0.5), World(), **kept(root, name), **settings
     )
     weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     return numbers, weights | optimizer.full_state()
@@ -145,7 +153,7 @@ def test_the_device_batch_changes_only_roundings(device_batch_size: int, tmp_pat
 def test_the_loss_and_gradient_are_those_of_the_whole_step_at_once() -> None:
     model, _ = started()
     batches = Rows(4).batch(0)
-    mean, stopping = gradients(model.loss, batches, World(), threading.Event())
+    mean, stopping = accumulate_gradients(model.loss, batches, World(), threading.Event())
     grads = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     whole = Rows(6).batch(0)[0]
@@ -170,7 +178,7 @@ def test_micro_batches_have_one_shape_and_the_filling_counts_for_nothing() -> No
 
 def test_a_source_without_a_micro_batch_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="no micro-batch"):
-        gradients(started()[0].loss, [], World(), threading.Event())
+        accumulate_gradients(started()[0].loss, [], World(), threading.Event())
 
 
 def test_a_loss_that_is_not_finite_reaches_neither_weights_nor_disk(tmp_path: Path) -> None:
@@ -198,7 +206,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     model, optimizer = started()
     spoiled = Spoiled(optimizer.buckets)
     with pytest.raises(FloatingPointError, match=r"blocks.* is not finite after 1 steps"):
-        fit(model, spoiled, Rows(), Schedule(1), place(tmp_path, "a"), World(), num_steps=1, tokens_per_step=96)
+        fit(model, spoiled, Rows(), Schedule(1), World(), **kept(tmp_path, "a"), num_steps=1, tokens_per_step=96)
     assert not list((tmp_path / "a").rglob("step-*"))
 
 
@@ -206,7 +214,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     trained(tmp_path, "a")
     model, optimizer = started()
     with pytest.raises(ValueError, match="is of another run"):
-        fit(model, optimizer, Rows(), Schedule(9), place(tmp_path, "a"), World(), num_steps=9, tokens_per_step=96)
+        fit(model, optimizer, Rows(), Schedule(9), World(), **kept(tmp_path, "a"), num_steps=9, tokens_per_step=96)
 
 
 def test_the_log_says_what_a_run_is_watched_by(tmp_path: Path) -> None:
@@ -233,9 +241,9 @@ def test_pretraining_learns_and_passes_everything_on(tmp_path: Path) -> None:
 def test_the_next_stage_trains_at_a_fraction_of_pretrainings_rates(tmp_path: Path) -> None:
     pretrained(tmp_path, "a", num_steps=1)
     stage = Midtrain(mixture="identity:1", lr_frac=0.5, device="cpu", compile=False)
-    first = continued(stage, place(tmp_path, "b"), World(), tmp_path / "a" / "out")
+    first = from_artifact(stage, place(tmp_path, "b"), World(), tmp_path / "a" / "out")
     first.write_artifact({"num_steps": 1})
-    second = continued(stage, place(tmp_path, "c"), World(), tmp_path / "b" / "out")
+    second = from_artifact(stage, place(tmp_path, "c"), World(), tmp_path / "b" / "out")
     assert second.settings == first.settings  # not a fraction of a fraction
     assert second.optimizer.buckets[0].lr == pytest.approx(0.5 * second.settings.matrix_lr)
     assert second.rows_per_step() == 8
@@ -263,7 +271,7 @@ def test_the_ranks_part_together_but_not_after_an_error_of_one(
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
         stage = Midtrain(mixture="identity:1", device="cpu")
-        with nullcontext() if error is None else pytest.raises(type(error)), processes(stage):
+        with nullcontext() if error is None else pytest.raises(type(error)), process_group(stage):
             if error is not None:
                 raise error
         assert dist.is_initialized() != left

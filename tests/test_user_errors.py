@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows import settings as surroundings
-from nanochat import launch
-from nanochat.__main__ import main
-from nanochat.sampling import choose
-from nanochat.store import FileStore
+from flows.settings import read as read_settings
+from nanochat.artifacts.store import FileStore
+from nanochat.cli import main
+from nanochat.inference.sampling import choose
+from nanochat.workflow import launch
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,5 +91,5 @@ def test_the_probe_waits_as_training_does(monkeypatch):
 @pytest.mark.parametrize("url", ["localhost:4200/api", "http:///api", "ftp://h/api"])
 def test_an_address_of_prefect_that_is_none_is_refused_by_name(url):
     with pytest.raises(ValueError, match=r"PREFECT_API_URL = .*: give the address of a server, as http"):
-        surroundings.read({"PREFECT_API_URL": url})
-    assert surroundings.read({"PREFECT_API_URL": " https://h/api "}).prefect_api_url == "https://h/api"
+        read_settings({"PREFECT_API_URL": url})
+    assert read_settings({"PREFECT_API_URL": " https://h/api "}).prefect_api_url == "https://h/api"

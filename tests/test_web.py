@@ -20,15 +20,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat import web
-from nanochat.corpus import preflight
-from nanochat.download import download
-from nanochat.fetch import fetch
-from nanochat.metrics import Metrics
+from nanochat.artifacts.metrics import Metrics
+from nanochat.data import web
+from nanochat.data.fetch import fetch
+from nanochat.data.sources import preflight
 from nanochat.pipeline import Download
-from nanochat.plan import plan
 from nanochat.redaction import redacted
-from nanochat.stage import Place
+from nanochat.stages.download import run as download
+from nanochat.workflow.plan import plan
+from nanochat.workflow.stage import StageContext
 from tests import toy_corpus
 
 SECRET = "s3cr3t-w0rd"
@@ -214,7 +214,7 @@ def source_of(folder, table, column):
 def read_of(stage, folder):
     (folder / "out").mkdir()
     (folder / "work").mkdir()
-    download(stage, Place({}, {}, folder / "out", folder / "work", Metrics(None), part=1))
+    download(stage, StageContext({}, {}, folder / "out", folder / "work", Metrics(None), part=1))
     return pq.read_table(folder / "out" / "text.parquet").column("text").to_pylist()
 
 

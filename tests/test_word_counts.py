@@ -11,16 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.metrics import Metrics, read
-from nanochat.stage import Place
-from nanochat.word_counts import COUNTS, beginnings, count_words, gather, text_batches
+from nanochat.artifacts.metrics import Metrics, read
+from nanochat.data.shards import COUNTS, text_batches, truncated_texts
+from nanochat.stages.word_counts import gather
+from nanochat.stages.word_counts import run as count_words
+from nanochat.workflow.stage import StageContext
 
 TEXTS = [path.read_text(encoding="utf-8") for path in sorted(Path(json.__file__).parent.rglob("*.py"))] + [
     "naïve 日本語"
 ]
 
 
-def shard(directory: Path, texts: list[str], part: int = 1) -> Place:
+def shard(directory: Path, texts: list[str], part: int = 1) -> StageContext:
     """The place of one part, after its download."""
     for folder in ("download", "out"):
         (directory / folder).mkdir(parents=True)
@@ -29,7 +31,7 @@ def shard(directory: Path, texts: list[str], part: int = 1) -> Place:
         json.dumps({"characters": sum(map(len, texts))}), encoding="utf-8"
     )
     metrics = Metrics(directory / "metrics.jsonl")
-    return Place({"download": directory / "download"}, {}, directory / "out", directory, metrics, part=part)
+    return StageContext({"download": directory / "download"}, {}, directory / "out", directory, metrics, part=part)
 
 
 def knobs(**values: int) -> SimpleNamespace:
@@ -50,7 +52,7 @@ def cut(texts: list[str], most: int, most_per_text: int) -> list[str]:
 @given(st.lists(st.lists(st.text(max_size=9)), max_size=4), st.integers(1, 60), st.integers(1, 12))
 def test_budgets_cut_documents_and_corpus(batches: list[list[str]], most: int, most_per_text: int) -> None:
     sound = [[text for text in batch if text.isprintable()] for batch in batches]
-    found = beginnings((pa.array(batch, pa.string()) for batch in sound), most, most_per_text)
+    found = truncated_texts((pa.array(batch, pa.string()) for batch in sound), most, most_per_text)
     texts = [text for batch in found for text in batch.to_pylist()]
     expected = cut([text for batch in sound for text in batch], most, most_per_text)
     assert [text for text in texts if text] == [text for text in expected if text]
@@ -86,7 +88,9 @@ def test_the_validation_shard_is_not_counted_and_the_parts_add_up(tmp_path: Path
     assert not (places[0].out / COUNTS).exists()
     whole = tmp_path / "whole"
     whole.mkdir()
-    numbers = gather(knobs(), Place({}, {"word_counts": tuple(p.out for p in places)}, whole, whole, Metrics(None)))
+    numbers = gather(
+        knobs(), StageContext({}, {"word_counts": tuple(p.out for p in places)}, whole, whole, Metrics(None))
+    )
     assert numbers == {"characters": 6, "bytes": 10}
     assert [
         part["distinct_words"] for part in json.loads((whole / "index.json").read_text(encoding="utf-8"))["parts"]

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nanobpe::{
-    CL100K_PATTERN, Counter, Counts, Encoder, Error, GPT2_PATTERN, GPT4_PATTERN, O200K_PATTERN, PART_BYTES, Place,
+    CL100K_PATTERN, Counter, Counts, Encoder, Error, GPT2_PATTERN, GPT4_PATTERN, Location, O200K_PATTERN, PART_BYTES,
     Splitter, Texts, TieOrder, Vocabulary, documents, last_cut, learn, parts,
 };
 
@@ -285,7 +285,7 @@ fn check_files(random: &mut Random, counts: &Counts, learnt: Option<&Vocabulary>
 }
 
 fn check_readers(random: &mut Random, texts: &[&str]) {
-    let place = Place { kind: "line", first: 0 };
+    let place = Location { kind: "line", first: 0 };
     let line = |text: &&str| format!("{{\"other\": [1, {{}}], \"text\": {}}}\n", serde_json::Value::from(*text));
     let mut lines = texts.iter().map(line).collect::<String>().into_bytes();
     let (read, number) = Texts::from_json_lines(&lines, "text", place).expect("texts");

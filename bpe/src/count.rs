@@ -1,14 +1,21 @@
 //! Counts words on several threads. Promises the same counts whatever the threads and the order of texts. Does not
 //! cover where texts come from: the caller hands them over in batches and may do as it likes in between.
 
+mod counts;
+mod prefetch;
+mod word_list;
+mod words;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::counts::Counts;
 use crate::error::Error;
 use crate::split::Splitter;
-use crate::threads::{number_of_threads, together};
-use crate::word_list::WordList;
-use crate::words::{Dropped, WordMap};
+use crate::threads::{number_of_threads, run_workers};
+use word_list::WordList;
+use words::WordMap;
+
+pub use counts::Counts;
+pub use words::Dropped;
 
 const MOST_TEXTS_AT_ONCE: usize = 64;
 
@@ -71,7 +78,7 @@ impl Counter {
         let next = AtomicUsize::new(0);
         let at_once = (texts.len() / (16 * self.workers.len())).clamp(1, MOST_TEXTS_AT_ONCE);
         let useful = self.workers.len().min(texts.len());
-        together(&mut self.workers[..useful], check, |worker, give_up| worker.work(texts, &next, at_once, give_up))
+        run_workers(&mut self.workers[..useful], check, |worker, give_up| worker.work(texts, &next, at_once, give_up))
     }
 
     /// Whether long texts may be cut into `parts`: the pattern is one of those that have a scanner.
@@ -101,7 +108,7 @@ impl Counter {
         }
         let mut parts: Vec<(usize, WordList)> =
             (0..self.workers.len()).map(|part| (part, WordList::default())).collect();
-        together(&mut parts, check, |(part, list), give_up| {
+        run_workers(&mut parts, check, |(part, list), give_up| {
             let mut sum = WordMap::new(usize::MAX);
             for worker in &self.workers {
                 if !give_up() {

@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
 use crate::split::Splitter;
-use crate::threads::{number_of_threads, together};
+use crate::threads::{number_of_threads, run_workers};
 use cache::{Cache, Piece};
 use merge::Merger;
 use ranks::{NONE, Ranks};
@@ -97,7 +97,7 @@ impl Encoder {
         let chunks = chunks(texts);
         let mut workers = self.workers(number_of_threads(threads)?.min(chunks.len()));
         let queue = Queue { texts, chunks: &chunks, next: &AtomicUsize::new(0) };
-        let done = together(&mut workers, check, |worker, give_up| worker.work(&self.ranks, queue, give_up));
+        let done = run_workers(&mut workers, check, |worker, give_up| worker.work(&self.ranks, queue, give_up));
         let taken = done.map(|()| take(&Parts::new(&workers, &chunks)));
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(workers.into_iter().map(Worker::rested));
         taken

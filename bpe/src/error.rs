@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::threads::MOST_THREADS;
+pub(crate) const MOST_THREADS: usize = 1024;
 
 /// What a user can get wrong.
 #[derive(Debug)]

@@ -14,18 +14,19 @@
 
 mod cells;
 mod index;
+mod progress;
 #[cfg(test)]
 mod slow_twin;
 #[cfg(test)]
 mod tests;
 
-use crate::counts::Counts;
+use crate::count::Counts;
 use crate::error::Error;
 use cells::{Cells, MOST_TOKENS};
 use index::Index;
+use progress::Progress;
 
 const MOST_CELLS: usize = u32::MAX as usize; // places are 32 bits
-const WORK_PER_CHECK: usize = 1 << 20; // in cells or places looked at: some 10 ms
 const WORK_PER_MERGE: usize = 1 << 8; // of a merge as such, on the same scale
 
 /// Of pairs that occur equally often, the smallest two ids are merged first. This says which ids the single bytes have
@@ -143,24 +144,5 @@ impl Thresholds {
     fn next(self, used: u64, tokens: usize, size: usize) -> u64 {
         let last = u128::from(used) * (tokens as u128).pow(2) / (size as u128).pow(2);
         (last as u64).max(used / self.ratio).min(used / 2).max(1)
-    }
-}
-
-/// Calls `check` with the number of tokens learnt, every so much work.
-struct Progress<F> {
-    tokens: usize,
-    work: usize,
-    check: F,
-}
-
-impl<E, F: FnMut(usize) -> Result<(), E>> Progress<F> {
-    #[inline]
-    fn made(&mut self, work: usize) -> Result<(), E> {
-        self.work += work;
-        if self.work >= WORK_PER_CHECK {
-            self.work = 0;
-            (self.check)(self.tokens)?;
-        }
-        Ok(())
     }
 }

@@ -1,17 +1,23 @@
 //! The face towards Python: counting and learning with the interpreter lock released, and looks for Ctrl-C in between.
-//! With `py_texts.rs` and `py_errors.rs` all that knows Python. Does not cover reading files: `_files.py` does.
+//! With `py/` all that knows Python. Does not cover reading files: `_files.py` does.
+
+mod encode;
+mod errors;
+mod knobs;
+mod texts;
 
 use std::path::PathBuf;
 
-use pyo3::exceptions::{PyOverflowError, PyTypeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
-use crate::counts::Counts;
+use crate::count::Counts;
 use crate::learn::{TieOrder, Vocabulary};
-use crate::py_errors::{NanobpeError, PatternError, VocabularySizeError, about_file, add_exceptions, signals};
-use crate::py_texts::{Feed, PyTexts, arrow_texts, json_texts, last_cut_of, plain_texts};
 use crate::{CL100K_PATTERN, Counter, GPT2_PATTERN, GPT4_PATTERN, O200K_PATTERN};
+use errors::{NanobpeError, VocabularySizeError, about_file, add_exceptions, signals};
+use knobs::{knob, pattern_of, whole};
+use texts::{Feed, PyTexts, arrow_texts, json_texts, last_cut_of, plain_texts};
 
 const VOCAB_SIZES: std::ops::RangeInclusive<i64> = 256..=(1 << 31) - 1; // ids have 31 bits
 
@@ -113,14 +119,6 @@ impl PyVocabulary {
     }
 }
 
-/// The number that the knob `name` is set to; `refusal` makes the exception for one that has no place in 64 bits.
-fn whole(name: &str, value: &Bound<'_, PyAny>, refusal: impl FnOnce(String) -> PyErr) -> PyResult<i64> {
-    value.extract().map_err(|error: PyErr| match error.is_instance_of::<PyOverflowError>(value.py()) {
-        true => refusal(value.to_string()),
-        false => PyTypeError::new_err(format!("{name} must be an int, not {}", value.get_type())),
-    })
-}
-
 fn vocab_size_of(value: &Bound<'_, PyAny>) -> PyResult<i64> {
     let refusal = |value: String| {
         let (least, most) = VOCAB_SIZES.into_inner();
@@ -129,13 +127,6 @@ fn vocab_size_of(value: &Bound<'_, PyAny>) -> PyResult<i64> {
     };
     let size = whole("vocab_size", value, refusal)?;
     if VOCAB_SIZES.contains(&size) { Ok(size) } else { Err(refusal(size.to_string())) }
-}
-
-/// The value of a knob that may be `None`; the core refuses the numbers that it does not take.
-pub fn knob(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<i64>> {
-    let refusal =
-        |value: String| NanobpeError::new_err(format!("{name}={value}: out of range; leave it out, or give None"));
-    value.map(|value| whole(name, value, refusal)).transpose()
 }
 
 fn tie_order_of(name: &str) -> PyResult<TieOrder> {
@@ -155,11 +146,6 @@ fn progress_of<'py>(progress: Option<Bound<'py, PyAny>>) -> PyResult<Option<Boun
         }
         progress => Ok(progress),
     }
-}
-
-pub fn pattern_of<'a>(pattern: Option<&'a Bound<'_, PyString>>) -> PyResult<&'a str> {
-    let Some(pattern) = pattern else { return Ok(GPT4_PATTERN) };
-    pattern.to_str().map_err(|error| PatternError::new_err(format!("pattern: {error}")))
 }
 
 #[pyfunction]
@@ -239,7 +225,7 @@ fn _nanobpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("O200K_PATTERN", O200K_PATTERN)?;
     add_exceptions(module)?;
     module.add_class::<PyCounts>()?;
-    module.add_class::<crate::py_encode::PyEncoder>()?;
+    module.add_class::<encode::PyEncoder>()?;
     module.add_class::<PyVocabulary>()?;
     module.add_class::<PyTexts>()?;
     module.add_function(wrap_pyfunction!(count, module)?)?;

@@ -2,10 +2,14 @@
 //! fancy-regex otherwise. Promises that the pieces joined are the text: what a pattern does not match is a piece of
 //! its own. Does not cover what to do with the pieces.
 
+mod blocks;
+mod classes;
+mod scan;
+
 use fancy_regex::Regex;
 
 use crate::error::Error;
-use crate::scan::Scanner;
+use scan::Scanner;
 
 /// The pattern of GPT-4 (tiktoken's cl100k_base, of 2023), but with digit groups of at most 2 and not 3: a small
 /// vocabulary has no room for a thousand numbers.

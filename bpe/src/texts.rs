@@ -14,14 +14,14 @@ use crate::error::Error;
 
 /// What a place in the input is called: `"text 3"`, `"/data/a.parquet, row 3"`.
 #[derive(Clone, Copy)]
-pub struct Place<'a> {
+pub struct Location<'a> {
     /// What is numbered.
     pub kind: &'a str,
     /// The number of the first of them.
     pub first: u64,
 }
 
-impl Place<'_> {
+impl Location<'_> {
     /// The error that the text number `index` is wrong.
     pub fn error(&self, index: usize, reason: impl fmt::Display) -> Error {
         Error::Text { place: format!("{} {}", self.kind, self.first + index as u64), reason: reason.to_string() }
@@ -76,7 +76,7 @@ impl Texts {
         data: Vec<u8>,
         bounds: &[usize],
         is_null: Option<impl Fn(usize) -> bool>,
-        place: Place<'_>,
+        place: Location<'_>,
     ) -> Result<Self, Error> {
         let ordered = bounds.windows(2).all(|pair| pair[0] <= pair[1]);
         if bounds.first() != Some(&0) || bounds.last() != Some(&data.len()) || !ordered {
@@ -100,7 +100,7 @@ impl Texts {
 
     /// The value of `key` in each line, an object of JSON; and the number of lines. Blank lines are skipped, and a null
     /// is no text.
-    pub fn from_json_lines(lines: &[u8], key: &str, place: Place<'_>) -> Result<(Self, usize), Error> {
+    pub fn from_json_lines(lines: &[u8], key: &str, place: Location<'_>) -> Result<(Self, usize), Error> {
         let (mut texts, mut rest, mut number) = (Self::default(), lines, 0);
         while !rest.is_empty() {
             let end = memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
@@ -232,7 +232,7 @@ impl Visitor<'_> for Text<'_> {
 mod tests {
     use super::*;
 
-    const PLACE: Place<'_> = Place { kind: "row", first: 7 };
+    const PLACE: Location<'_> = Location { kind: "row", first: 7 };
     fn reason(result: Result<(Texts, usize), Error>) -> String {
         result.err().map_or_else(String::new, |error| error.to_string())
     }

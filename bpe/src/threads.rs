@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::error::{Error, MOST_THREADS};
 
-pub(crate) const MOST_THREADS: usize = 1024;
 const BETWEEN_CHECKS: Duration = Duration::from_millis(10); // while waiting for the other threads
 
 /// The number of threads asked for; `None` is one per core.
@@ -22,7 +21,7 @@ pub(crate) fn number_of_threads(threads: Option<i64>) -> Result<usize, Error> {
 
 /// Lets all workers work, the first on this thread. They are given what tells them whether to give up: when `check`,
 /// which is called on this thread only, or another worker failed.
-pub(crate) fn together<W: Send, E: From<Error>>(
+pub(crate) fn run_workers<W: Send, E: From<Error>>(
     workers: &mut [W],
     mut check: impl FnMut() -> Result<(), E>,
     work: impl Fn(&mut W, &mut dyn FnMut() -> bool) -> Result<(), Error> + Sync,
@@ -78,7 +77,7 @@ mod tests {
     #[test]
     fn all_give_up_when_one_fails_or_the_check_does() {
         for failing in 0..3 {
-            let done = together(
+            let done = run_workers(
                 &mut [0, 1, 2],
                 || Ok::<(), Error>(()),
                 |worker, give_up| {
@@ -98,7 +97,7 @@ mod tests {
             checks += 1;
             if checks < 3 { Ok(()) } else { Err(Error::EmptyCorpus) }
         };
-        let done = together(&mut [0, 1, 2], check, |worker, give_up| {
+        let done = run_workers(&mut [0, 1, 2], check, |worker, give_up| {
             while *worker != 0 && !give_up() {
                 thread::yield_now();
             }

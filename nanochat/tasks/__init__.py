@@ -5,7 +5,7 @@ Standard library only. Promises: every name in TASKS can be made by `make`; an u
 
 from pathlib import Path
 
-from nanochat.stage import unknown
+from nanochat.errors import unknown
 from nanochat.tasks import (  # noqa: F401
     arc,
     arithmetic,

@@ -1,6 +1,6 @@
 """ARC (arXiv:1803.05457): science questions of primary school, an easy and a challenge set.
 
-Not here: fetching (nanochat/task_data.py). Standard library only.
+Not here: fetching (nanochat/stages/task_data.py). Standard library only.
 """
 
 from typing import Any

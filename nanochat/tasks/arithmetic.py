@@ -2,7 +2,7 @@
 
 Three of four training answers are given at once, which a small model mostly gets wrong, one calls the calculator: so
 reinforcement learning has something to find out, when to call it. Promises: a problem and its mirror image (2 + 3,
-3 + 2) are in the same split. Not here: the calculator itself (nanochat/calculator.py). Standard library only.
+3 + 2) are in the same split. Not here: the calculator itself (nanochat/tools/calculator.py). Standard library only.
 """
 
 import operator

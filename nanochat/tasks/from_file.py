@@ -2,7 +2,7 @@
 
 Promises: rows come in one fixed shuffled order (files are sorted by subject), so that the first n are a fair sample;
 a line is read when it is asked for, so that half a million conversations cost no memory. The rows were checked when
-they were fetched (nanochat/task_data.py). Standard library only.
+they were fetched (nanochat/stages/task_data.py). Standard library only.
 """
 
 from __future__ import annotations

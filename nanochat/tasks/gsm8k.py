@@ -2,7 +2,7 @@
 
 `<<48/2=24>>` in an answer becomes a tool call and its output; the answer ends with `#### 72`. Promises: numbers are
 compared as numbers, so that 72, 72.0, $72 and **72** are equal, and the last `####` counts. Not here: fetching
-(nanochat/task_data.py), the calculator. Standard library only.
+(nanochat/stages/task_data.py), the calculator. Standard library only.
 """
 
 import re

@@ -1,6 +1,6 @@
 """HumanEval (arXiv:2107.03374): write the function that the docstring describes; the tests of the data set judge it.
 
-The answer is executed in the sandbox (nanochat/sandbox.py) or not at all: without one, `correct` raises. Promises: only
+The answer is executed in the sandbox (tools/sandbox.py) or not at all: without one, `correct` raises. Promises: only
 a function that returns the right values passes. It has no training split. Standard library only.
 """
 
@@ -9,10 +9,10 @@ import contextlib
 import re
 from typing import Any, ClassVar
 
-from nanochat import sandbox
 from nanochat.tasks.answers import MARGIN, code_of, completed, defines, futures_first
 from nanochat.tasks.from_file import FromFile, text_of
 from nanochat.tasks.task import Split, dialogue
+from nanochat.tools import sandbox
 
 EMPTY_BODY = (
     "\n    pass\n\n"  # makes the prompt, which ends within a function, a program with all its helpers and imports

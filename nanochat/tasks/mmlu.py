@@ -1,6 +1,6 @@
 """MMLU (arXiv:2009.03300): multiple choice over 57 subjects; trained on its auxiliary set, tested on `test`.
 
-Not here: fetching (nanochat/task_data.py). Standard library only.
+Not here: fetching (nanochat/stages/task_data.py). Standard library only.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """SmolTalk: general conversations to train on; there is no right answer, so it is never asked.
 
-Not here: fetching (nanochat/task_data.py). Standard library only.
+Not here: fetching (nanochat/stages/task_data.py). Standard library only.
 """
 
 from typing import Any

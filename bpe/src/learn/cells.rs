@@ -7,8 +7,8 @@
 
 use rustc_hash::FxHashMap;
 
-use super::Progress;
-use crate::counts::Counts;
+use super::progress::Progress;
+use crate::count::Counts;
 use crate::error::Error;
 
 /// The cell before a word, also after the last. All token ids are smaller.
@@ -81,7 +81,7 @@ impl Cells {
         self.lengths.len()
     }
 
-    /// The weight of all cells together, which no pair's count exceeds.
+    /// The weight of all cells run_workers, which no pair's count exceeds.
     pub(super) fn weight_of_all(&self) -> u64 {
         self.weights.iter().fold(0, |sum: u64, weight| sum.saturating_add(weight.saturating_mul(BLOCK as u64)))
     }
@@ -170,7 +170,7 @@ impl Cells {
         Ok(())
     }
 
-    /// Moves all tokens together, one cell each, and drops words that are one token. Places are other ones afterwards.
+    /// Moves all tokens run_workers, one cell each, and drops words that are one token. Places are other ones afterwards.
     pub(super) fn compact<E>(&mut self, progress: &mut Progress<impl FnMut(usize) -> Result<(), E>>) -> Result<(), E> {
         let (mut blocks, mut from, mut to) = (0, 0, 0);
         while from < self.weights.len() {

@@ -11,8 +11,8 @@ use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
-use super::Progress;
 use super::cells::{BOUNDARY, Cells, Joined};
+use super::progress::Progress;
 
 const COLD: usize = usize::MAX;
 

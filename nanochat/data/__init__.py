@@ -1,0 +1,1 @@
+"""Text on its way to a model: sources, shards, the tokenizer, the chat template, packed rows."""

@@ -1,0 +1,122 @@
+"""ChatBatches as tokens: what a model reads, and which of the tokens it learns to say.
+
+<|bos|>, then for every message <|user_start|> text <|user_end|> or <|assistant_start|> answer <|assistant_end|>. A
+leading system message becomes the beginning of the first user message, there being no token for it. Promises: text can
+never become a special token; the mask is 1 for all that the assistant says, the tokens that call a tool and that end
+its turn included, and 0 for everything else, what a tool answers included. Not here: packing into rows, sampling.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanochat.data.tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
+PARTS = ("text", "python", "python_output")
+
+
+def render(tokenizer: "Tokenizer", messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    """Token ids of a whole conversation and their mask: 1 where the token is one that the assistant says.
+
+    Raises:
+        ValueError: the messages are no conversation that ends with an answer; names the message.
+    """
+    merged = _merged(messages)
+    if merged[-1]["role"] != "assistant":
+        raise _wrong(len(messages) - 1, "user", "a conversation to learn from ends with a message of the assistant")
+    ids, mask = [tokenizer.bos], [0]
+    for message in merged:
+        for tokens, said in _message(tokenizer, message):
+            ids += tokens
+            mask += [said] * len(tokens)
+    return ids, mask
+
+
+def render_prompt(tokenizer: "Tokenizer", messages: Sequence[Message]) -> list[int]:
+    """Token ids up to where the assistant is to speak; a last message of the assistant, the reference, is left out.
+
+    Raises:
+        ValueError: the messages are no conversation; names the message.
+    """
+    merged = _merged(messages)
+    if merged[-1]["role"] == "assistant":
+        merged = merged[:-1]
+    ids = [tokenizer.bos]
+    for message in merged:
+        for tokens, _ in _message(tokenizer, message):
+            ids += tokens
+    return [*ids, tokenizer.special("<|assistant_start|>")]
+
+
+def truncate(ids: list[int], mask: list[int], length: int) -> tuple[list[int], list[int]] | None:
+    """The first `length` tokens; None where nothing is left of what the assistant says."""
+    ids, mask = ids[:length], mask[:length]
+    return (ids, mask) if any(mask) else None
+
+
+def _message(tokenizer: "Tokenizer", message: Message) -> list[tuple[list[int], int]]:
+    """Pieces of a message, each with whether the assistant says it."""
+    special = tokenizer.special
+    content = message["content"]
+    if message["role"] == "user":
+        return [([special("<|user_start|>"), *tokenizer.encode(content), special("<|user_end|>")], 0)]
+    pieces = [([special("<|assistant_start|>")], 0)]
+    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        text = tokenizer.encode(part["text"])
+        if part["type"] == "text":
+            pieces.append((text, 1))
+        elif part["type"] == "python":
+            pieces.append(([special("<|python_start|>"), *text, special("<|python_end|>")], 1))
+        else:
+            pieces.append(([special("<|output_start|>"), *text, special("<|output_end|>")], 0))
+    return [*pieces, ([special("<|assistant_end|>")], 1)]
+
+
+def _merged(messages: Sequence[Message]) -> list[Message]:
+    """The messages without a leading system message, which opens the first user message, before a blank line."""
+    if not messages:
+        raise ValueError("a conversation without messages: give at least one of the user")
+    for index, message in enumerate(messages):
+        _check(index, message)
+    merged = list(messages)
+    if messages[0]["role"] == "system" and isinstance(said := messages[0]["content"], str) and not said.strip():
+        if len(messages) == 1:
+            raise _wrong(0, "system", "says nothing, and nothing follows it")
+        merged = list(messages[1:])  # says nothing
+    elif messages[0]["role"] == "system":
+        if len(messages) == 1 or messages[1]["role"] != "user":
+            raise _wrong(0, "system", "must be followed by a message of the user, which it becomes a part of")
+        merged = [{"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}, *messages[2:]]
+    skipped = len(messages) - len(merged)
+    for index, message in enumerate(merged):
+        expected = ("user", "assistant")[index % 2]
+        if message["role"] != expected:
+            raise _wrong(
+                index + skipped, message["role"], f"it is the turn of the {expected}: user and assistant alternate"
+            )
+    return merged
+
+
+def _check(index: int, message: Message) -> None:
+    role, content = message.get("role"), message.get("content")
+    if role not in ("system", "user", "assistant"):
+        raise _wrong(index, role, "the role must be system, user or assistant")
+    if isinstance(content, str):
+        return
+    if role != "assistant" or not isinstance(content, list):
+        raise _wrong(
+            index, role, f"the content must be text{' or a list of parts' * (role == 'assistant')}, not {content!r}"
+        )
+    before = None
+    for part in content:
+        kind = part.get("type")
+        if kind not in PARTS or not isinstance(part.get("text"), str):
+            raise _wrong(index, role, f"the part {part!r} must have a type ({', '.join(PARTS)}) and a text")
+        if kind == "python_output" and before != "python":
+            raise _wrong(index, role, "a python_output must follow a python part")
+        before = kind
+
+
+def _wrong(index: int, role: object, problem: str) -> ValueError:
+    return ValueError(f"message {index} ({role}): {problem}")

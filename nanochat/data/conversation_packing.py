@@ -1,0 +1,131 @@
+"""Packs conversations into rows of equal length, whole, with padding where nothing more fits.
+
+Every row begins with the <|bos|> of a conversation. Promises: no conversation is cut by the packing and none waits for
+ever (the one that waits longest opens the next row); what is too long for a row is cut before, and what then has
+nothing to learn from is dropped, both counted; so every row has something to learn from. The rows depend on the
+conversations and their order alone. Documents for pretraining are packed in nanochat/data/document_packing.py.
+"""
+
+import dataclasses
+import json
+import shutil
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nanochat.artifacts.files import sync
+from nanochat.data.chat_template import truncate
+
+PADDING, CONTEXT, ASSISTANT = 0, 1, 2  # labels of tokens: no token, read only, said by the assistant
+BUFFER = 1000  # conversations among which the best fit is looked for
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the conversations."""
+
+    conversations: int  # in the rows
+    truncated: int  # of those
+    dropped: int  # not in the rows
+    tokens: int  # in the rows, without padding
+    supervised_tokens: int
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """An epoch of rows: `tokens` (R, sequence_len + 1) ids, `labels` of that shape (PADDING, CONTEXT, ASSISTANT)."""
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    counts: Counts
+
+    def save(self, directory: Path) -> None:
+        """Writes the rows; the directory appears when it is whole and on the disk."""
+        fresh = directory.with_name(directory.name + ".fresh")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        np.save(fresh / "tokens.npy", self.tokens)
+        np.save(fresh / "labels.npy", self.labels)
+        (fresh / "counts.json").write_text(json.dumps(dataclasses.asdict(self.counts)), encoding="utf-8")
+        for path in (*fresh.iterdir(), fresh):
+            sync(path)
+        fresh.rename(directory)
+        sync(directory.parent)
+
+    @classmethod
+    def load(cls, directory: Path) -> "PackedRows":
+        """Memory-mapped rows, so that the processes of a node share one copy."""
+        tokens, labels = (np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("tokens", "labels"))
+        return cls(tokens, labels, Counts(**json.loads((directory / "counts.json").read_text(encoding="utf-8"))))
+
+
+def pack(
+    conversations: Iterable[tuple[list[int], list[int]]], sequence_len: int, vocab_size: int, pad: int
+) -> PackedRows:
+    """Rows of rendered conversations (ids, mask); `pad` is the id that stands where there is no token.
+
+    Raises:
+        ValueError: no conversation has anything to learn from within `sequence_len` tokens.
+    """
+    capacity = sequence_len + 1
+    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    kept, truncated, dropped = [], 0, 0
+    for ids, mask in conversations:
+        shortened = truncate(ids, mask, capacity)
+        if shortened is None:
+            dropped += 1
+            continue
+        truncated += len(ids) > capacity
+        kept.append((np.array(shortened[0], dtype), np.array(shortened[1], np.uint8) + np.uint8(CONTEXT)))
+    if not kept:
+        raise ValueError(
+            f"none of {dropped} conversations says anything within sequence_len = {sequence_len} tokens: "
+            "pretrain with a longer sequence_len, or take tasks with shorter conversations"
+        )
+    plan = best_fit([len(ids) for ids, _ in kept], capacity)
+    tokens, labels = np.full((len(plan), capacity), pad, dtype), np.full((len(plan), capacity), PADDING, np.uint8)
+    for row, members in enumerate(plan):
+        at = 0
+        for ids, marks in (kept[member] for member in members):
+            tokens[row, at : at + len(ids)], labels[row, at : at + len(ids)] = ids, marks
+            at += len(ids)
+    counts = Counts(len(kept), truncated, dropped, int((labels != PADDING).sum()), int((labels == ASSISTANT).sum()))
+    return PackedRows(tokens, labels, counts)
+
+
+def best_fit(lengths: Sequence[int], capacity: int, buffer: int = BUFFER) -> list[list[int]]:
+    """Rows as lists of indices into `lengths`, none of which exceeds `capacity`.
+
+    The longest waiting of the buffer opens a row; then whatever fits best into the room left, the oldest of equals.
+    """
+    rows: list[list[int]] = []
+    waiting: dict[int, None] = {}  # in order of arrival
+    by_length: list[tuple[int, int]] = []  # (length, -index): of equals the oldest stands last
+    coming = iter(enumerate(lengths))
+
+    def refill() -> None:
+        while len(waiting) < buffer and (arrived := next(coming, None)) is not None:
+            index, length = arrived
+            assert 0 < length <= capacity, (length, capacity)
+            waiting[index] = None
+            insort(by_length, (length, -index))
+
+    def take(at: int) -> int:
+        length, negative = by_length.pop(at)
+        del waiting[-negative]
+        rows[-1].append(-negative)
+        return length
+
+    refill()
+    while waiting:
+        rows.append([])
+        oldest = next(iter(waiting))
+        room = capacity - take(bisect_right(by_length, (lengths[oldest], -oldest)) - 1)
+        refill()
+        while (fitting := bisect_right(by_length, (room, 0)) - 1) >= 0:
+            room -= take(fitting)
+            refill()
+    return rows

@@ -1,0 +1,55 @@
+"""The table of scores: stages across, tasks down, in Markdown that a terminal shows as well.
+
+Promises: a figure that was not measured is left blank, one that could not be run is said to be so. It measures nothing.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+COLUMNS = {"base_eval": "base", "chat_eval_mid": "mid", "chat_eval_sft": "sft", "chat_eval_rl": "rl"}
+EVALUATED_BY = {"midtrain": "chat_eval_mid", "sft": "chat_eval_sft", "rl": "chat_eval_rl"}
+BITS_PER_BYTE = "bits_per_byte"
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The scores of report.json, stages across and tasks down: a Markdown table that a terminal shows as well."""
+    stages = report["stages"]
+    metrics = _ordered(metric for name in COLUMNS if name in stages for metric in stages[name]["metrics"])
+    rows = [["score", *(COLUMNS[name] for name in COLUMNS if name in stages)]]
+    for metric in metrics:
+        rows.append([_label(metric, stages), *(_figure(metric, stages[name]) for name in COLUMNS if name in stages)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_line(row, widths) for row in rows]
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _ordered(metrics: Iterable[str]) -> list[str]:
+    """Each once; the summaries first."""
+    once = list(dict.fromkeys(metrics))
+    first = [metric for metric in (BITS_PER_BYTE, "core", "core_tasks", "chatcore") if metric in once]
+    return first + [metric for metric in once if metric not in first]
+
+
+def _label(metric: str, stages: Mapping[str, Any]) -> str:
+    counts = {stage["tasks"][metric]["n"] for stage in stages.values() if metric in stage["tasks"]}
+    return f"{metric} (n={', '.join(map(str, sorted(counts)))})" if counts else metric
+
+
+def _figure(metric: str, stage: Mapping[str, Any]) -> str:
+    if metric not in stage["metrics"]:
+        return "not run" if metric in stage["not_run"] else ""
+    value = stage["metrics"][metric]
+    if metric in stage["tasks"] or metric.endswith("_share"):
+        return f"{100 * value:.1f} %"
+    return f"{value:g}" if metric == "core_tasks" else f"{value:.4f}"
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    first, *rest = (
+        cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "| " + " | ".join([first, *rest]) + " |"

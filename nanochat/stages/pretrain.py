@@ -1,0 +1,116 @@
+"""Pretraining: packed rows in, base model out. Every size follows from the depth (nanochat/scaling.py).
+
+Promises: the rows of a step are a pure function of its number, whatever the number of ranks and the device batch; a
+horizon longer than the text is refused before the first step; the validation shard is never trained on. Not here: the
+loop (nanochat/training/loop.py), tokenizing, evaluation beyond bits per byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from nanochat.data.rows import EpochOrder, Rows
+from nanochat.evaluation.bits_per_byte import bits_per_byte
+from nanochat.scaling import Hyperparameters, derive
+from nanochat.stages.trainer import Trainer, from_scratch, process_group
+from nanochat.training.distributed import World
+from nanochat.training.loop import Batch, Numbers, split_rows
+from nanochat.training.optim import OptimSettings
+from nanochat.training.schedule import Schedule
+from nanochat.workflow.stage import StageContext
+
+if TYPE_CHECKING:
+    from nanochat.pipeline import Pretrain
+
+FINAL_ROWS = 512  # validation rows at the end
+LOOK_ROWS = 64  # and at each look in between
+
+
+def run(stage: Pretrain, ctx: StageContext) -> dict[str, float]:
+    """Trains a GPT on `ctx.parts("tokenize")`; part 0 is for validation only.
+
+    Raises:
+        ValueError: the text is too short for the horizon, or sizes do not fit one another.
+        Interrupted: stopped by a signal, and saved.
+    """
+    rows = Rows(ctx["tokenize"], ctx.parts("tokenize")[1:])
+    with process_group(stage) as world:
+        derived = derive(stage.replaced(num_ranks=world.size), rows.vocab_size, rows.sequence_len)
+        source = PretrainBatches(rows, derived, stage, world)
+        training = from_scratch(stage, ctx, world, derived.config, settings(stage, derived), derived.total_batch_size)
+        numbers = training.fit(source, schedule(stage, derived), evaluate=validation_loss(training, derived))
+        numbers |= {"num_parameters": derived.num_parameters, "tokens": derived.tokens, "flops": derived.flops}
+        training.write_artifact(numbers)
+    return numbers
+
+
+class PretrainBatches:
+    """Rows of the training shards in an order of their own for each epoch; step s takes the next `rows_per_step` of
+    it.
+    """
+
+    def __init__(self, rows: Rows, derived: Hyperparameters, stage: Pretrain, world: World) -> None:
+        self.rows, self.stage, self.world = rows, stage, world
+        self.rows_per_step = derived.total_batch_size // derived.config.sequence_len
+        refuse_short_text(stage, derived, len(rows))
+        self.order = EpochOrder(len(rows), stage.seed)
+
+    def batch(self, step: int) -> list[Batch]:
+        """This rank's share of the step's rows."""
+        share = self.rows_per_step // self.world.size
+        first = step * self.rows_per_step + self.world.rank * share
+        tokens = torch.from_numpy(self.rows[self.order[first : first + share]])  # (share, T + 1)
+        normalizer = self.rows_per_step * (tokens.size(1) - 1)
+        return split_rows(
+            tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), self.stage.device_batch_size, normalizer
+        )
+
+
+def settings(stage: Pretrain, derived: Hyperparameters) -> OptimSettings:
+    """The optimizer of the architecture, at the stage's learning rates."""
+    modern = stage.architecture == "modern"
+    return OptimSettings(
+        matrix_lr=stage.matrix_lr * derived.lr_scale,
+        embedding_lr=stage.embedding_lr * derived.lr_scale,
+        unembedding_lr=stage.unembedding_lr * derived.lr_scale,
+        scalar_lr=stage.scalar_lr * derived.lr_scale,
+        weight_decay=derived.weight_decay,
+        cautious=modern,
+        polar_express=modern,
+        normuon_beta2=0.9 if modern else 0.0,
+    )
+
+
+def schedule(stage: Pretrain, derived: Hyperparameters) -> Schedule:
+    """Warm-up, constant, warm-down by the stage's knobs."""
+    return Schedule(derived.num_steps, stage.warmup_steps, stage.warmdown_ratio, stage.final_lr_frac)
+
+
+def validation_loss(training: Trainer, derived: Hyperparameters) -> Callable[[int], Numbers]:
+    """What the loop measures: bits per byte on the first rows of the validation shard, on more of them at the end."""
+    rows = Rows(training.ctx["tokenize"], training.ctx.parts("tokenize")[:1])
+    token_bytes = np.load(training.ctx["tokenize"] / "token_bytes.npy")
+
+    def evaluate(step: int) -> Numbers:
+        most = FINAL_ROWS if step == derived.num_steps else LOOK_ROWS
+        size = training.stage.device_batch_size
+        return {"val_bpb": bits_per_byte(training.model, rows, token_bytes, size, most, training.world)}
+
+    return evaluate
+
+
+def refuse_short_text(stage: Pretrain, derived: Hyperparameters, num_rows: int) -> None:
+    """ValueError where the run would go through the text more often than `max_epochs` allows."""
+    length = derived.config.sequence_len
+    needed, there = derived.tokens // length, num_rows * stage.max_epochs
+    if needed > there:
+        steps, epochs = there * length // derived.total_batch_size, -(-needed // max(1, num_rows))
+        raise ValueError(
+            f"pretrain needs {needed:,} rows of {length} tokens ({derived.num_steps:,} steps), and {num_rows:,} rows * "
+            f"max_epochs {stage.max_epochs} = {there:,} are there: raise download.num_shards, lower pretrain.num_steps "
+            f"to {steps:,} or pretrain.tokens_per_parameter, or set pretrain.max_epochs = {epochs}"
+        )

@@ -1,0 +1,162 @@
+"""What every stage that trains sets up alike: processes, precision, model, optimizer, and the artifact at the end.
+
+A stage's work function is then its data and little else:
+
+    def midtrain(stage: Midtrain, ctx: StageContext) -> dict[str, float]:
+        with process_group(stage) as world:
+            training = from_artifact(stage, ctx, world, ctx["pretrain"])
+            rows = training.rows_per_step()  # of all ranks
+            source = ...  # .batch(step) -> list[Batch], see nanochat/training/loop.py; use split_rows for one shape
+            numbers = training.fit(source, Schedule(num_steps, warmdown_ratio=stage.warmdown_ratio), evaluate=...)
+            training.write_artifact(numbers)
+        return numbers
+
+Promises: learning rates are pretraining's times `lr_frac`, however many stages lie between; every rank returns the same
+numbers; only rank 0 writes. Not here: data, the loop (nanochat/training/loop.py), sizes that follow from depth
+(nanochat/scaling.py).
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nanochat.errors import Interrupted
+from nanochat.model.config import GPTConfig
+from nanochat.model.device import compute_dtype
+from nanochat.model.gpt import GPT
+from nanochat.model.weights import load_model, save_model
+from nanochat.scaling import rows_per_step
+from nanochat.training.distributed import World, barrier, start, stop
+from nanochat.training.loop import Numbers, Source, fit
+from nanochat.training.optim import MuonAdamW, OptimSettings, build_optimizer
+from nanochat.training.schedule import Schedule
+from nanochat.workflow.stage import StageContext
+
+if TYPE_CHECKING:
+    from nanochat.pipeline import Chat, Pretrain, Rl, Trained
+
+LEARNING_RATES = ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr", "gate_lr")
+
+
+@contextmanager
+def process_group(stage: "Trained") -> Iterator[World]:
+    """The processes of the stage, on the device that its knobs say; left again by all of them together.
+
+    After an error of one of several they are not: leaving is collective, and the others wait for that one elsewhere.
+    """
+    world = start(stage.device)
+    try:
+        yield world
+    except Interrupted:  # of all ranks at the same step
+        stop()
+        raise
+    stop()
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A model, its optimizer and where they train. `total_batch_size` is in tokens per step over all ranks."""
+
+    stage: "Trained"
+    ctx: StageContext
+    world: World
+    model: GPT
+    optimizer: MuonAdamW
+    settings: OptimSettings  # pretraining's, without lr_frac
+    total_batch_size: int
+    files: tuple[Path, Path]  # tokenizer.json and token_bytes.npy to pass on
+
+    def rows_per_step(self) -> int:
+        """Rows of `sequence_len` tokens of one step over all ranks: a multiple of their number. Raises ValueError."""
+        return rows_per_step(self.total_batch_size, self.model.config.sequence_len, self.world.size, self.stage.name)
+
+    def fit(
+        self,
+        source: Source,
+        schedule: Schedule,
+        *,
+        tokens_per_step: int | None = None,
+        evaluate: Callable[[int], Numbers] | None = None,
+    ) -> Numbers:
+        """Trains to the end of the schedule with the stage's execution knobs; raises as `training.loop.fit` does."""
+        return fit(
+            self.model,
+            self.optimizer,
+            source,
+            schedule,
+            self.world,
+            metrics=self.ctx.metrics,
+            checkpoints=self.ctx.work / "checkpoints",
+            inputs=self.ctx.addresses,
+            num_steps=schedule.num_steps,
+            tokens_per_step=tokens_per_step or self.total_batch_size,
+            checkpoint_every=self.stage.checkpoint_every,
+            eval_every=self.stage.eval_every,
+            evaluate=evaluate,
+            compile=self.stage.compile,
+            log_every=self.stage.log_every,
+        )
+
+    def write_artifact(self, numbers: Numbers, **facts: Any) -> None:
+        """The four files of a trained stage, from rank 0; `facts` go into `model.json` too.
+
+        Of the numbers only the step does: the same training gives the same bytes, and its seconds are never the same.
+        """
+        if self.world.rank == 0:
+            facts |= {"step": int(numbers["num_steps"]), "total_batch_size": self.total_batch_size}
+            facts |= {"optimizer": dataclasses.asdict(self.settings)}
+            save_model(self.model, self.ctx.out, stage=self.stage.name, **facts)
+            for path in self.files:
+                shutil.copyfile(path, self.ctx.out / path.name)
+        barrier()
+
+
+def from_scratch(
+    stage: "Pretrain",
+    ctx: StageContext,
+    world: World,
+    config: GPTConfig,
+    settings: OptimSettings,
+    total_batch_size: int,
+) -> Trainer:
+    """A new model with the weights of the stage's seed."""
+    with torch.device("meta"):
+        model = GPT(config)
+    model.to_empty(device=world.device)
+    model.init_weights(stage.seed)
+    files = (ctx["tokenizer"] / "tokenizer.json", ctx["tokenize"] / "token_bytes.npy")
+    return _training(stage, ctx, world, model, settings, 1.0, total_batch_size, files)
+
+
+def from_artifact(stage: "Chat | Rl", ctx: StageContext, world: World, previous: Path) -> Trainer:
+    """The model of an earlier stage, with a new optimizer at `stage.lr_frac` of pretraining's learning rates.
+
+    The batch is the stage's `total_batch_size`, or the earlier stage's where that is 0 or the stage has none.
+    """
+    model, facts = load_model(previous, world.device)
+    settings = OptimSettings(**facts["optimizer"])
+    batch = getattr(stage, "total_batch_size", 0) or facts["total_batch_size"]
+    files = (previous / "tokenizer.json", previous / "token_bytes.npy")
+    return _training(stage, ctx, world, model, settings, stage.lr_frac, batch, files)
+
+
+def _training(
+    stage: "Trained",
+    ctx: StageContext,
+    world: World,
+    model: GPT,
+    settings: OptimSettings,
+    lr_frac: float,
+    total_batch_size: int,
+    files: tuple[Path, Path],
+) -> Trainer:
+    model.compute_dtype = compute_dtype(stage.dtype, world.device)
+    lowered = {name: getattr(settings, name) * lr_frac for name in LEARNING_RATES}
+    optimizer = build_optimizer(model, dataclasses.replace(settings, **lowered), world)
+    return Trainer(stage, ctx, world, model, optimizer, settings, total_batch_size, files)

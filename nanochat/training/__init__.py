@@ -1,0 +1,1 @@
+"""What changes weights: the loop, its state and checkpoints, the optimizers, schedules, and the ranks."""

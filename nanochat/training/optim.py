@@ -1,0 +1,286 @@
+"""MuonAdamW: Muon for the matrices inside the blocks, AdamW for every table, head, gate and scalar, on 1..N processes.
+
+One code path: gradients are SUMMED over ranks (the loss is already divided by the global normalizer), each rank keeps
+the state of its share of every bucket and updates that share, and the shares are gathered back (ZeRO-2,
+arXiv:1910.02054); in a world of one the collectives are skipped and nothing else differs. A matrix is never cut, so
+that Newton-Schulz sees whole summed gradients. State is saved by parameter name, without a trace of how many ranks
+there were. Not here: schedules (schedule.py), gradient clipping (none is needed), the formulas of Muon (muon.py).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod, sqrt
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from nanochat.model.gpt import GPT
+from nanochat.training.distributed import World
+from nanochat.training.muon import CLASSIC, POLAR_EXPRESS, normuon_scale, orthogonalize
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """Learning rates of each kind of parameter and the options of the update; defaults are those of the classic model.
+
+    The rates of embedding, value embeddings and head are for width 768 and are scaled by (width / 768)^-0.5.
+    """
+
+    matrix_lr: float = 0.02
+    embedding_lr: float = 0.2
+    unembedding_lr: float = 0.004
+    scalar_lr: float = 0.5
+    gate_lr: float = 0.02
+    weight_decay: float = 0.0  # of the matrices; the rest never decays
+    cautious: bool = False  # decay only where it does not oppose the update (arXiv:2411.16085, applied to decay)
+    beta1: float = 0.8
+    beta2: float = 0.95
+    eps: float = 1e-10
+    polar_express: bool = False
+    normuon_beta2: float = 0.0  # 0: no NorMuon; 0.9 is usual
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot train."""
+        for name in ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr", "gate_lr", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)}: take a finite number, 0 or more")
+        for name in ("beta1", "beta2", "normuon_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: take 0 or more and less than 1")
+        if not self.eps > 0:
+            raise ValueError(f"eps={self.eps}: must be above 0")
+
+
+class Bucket(ABC):
+    """Parameters that are updated together, as a row of `units` of equal size; this rank owns `share` of them.
+
+    A unit is a whole matrix for Muon and a single number for AdamW. The row is padded with zeros to `world.size` equal
+    shares. All tensors here are flat.
+    """
+
+    state: dict[str, Tensor]  # by slot: what this rank remembers of its share
+
+    def __init__(self, named: list[tuple[str, nn.Parameter]], unit: int, world: World) -> None:
+        self.names, self.parameters = [name for name, _ in named], [parameter for _, parameter in named]
+        self.world = world
+        self.sizes = [parameter.numel() for parameter in self.parameters]
+        units = -(-sum(self.sizes) // (unit * world.size))  # rounded up
+        self.share = units * unit
+        self.padding = self.share * world.size - sum(self.sizes)
+
+    @abstractmethod
+    def update(
+        self, weights: Tensor, gradient: Tensor, step: int, lr_scale: float, momentum: float, decay_scale: float
+    ) -> None:
+        """One step, in place on this rank's share of the weights; the gradient may be overwritten."""
+
+    def flatten(self, tensors: Iterable[Tensor]) -> Tensor:
+        """One tensor per parameter as one row, padded."""
+        pieces = [tensor.reshape(-1) for tensor in tensors]
+        if self.padding:
+            pieces.append(pieces[0].new_zeros(self.padding))
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def split(self, row: Tensor) -> list[Tensor]:
+        """The inverse of `flatten`: views of the row, in the parameters' shapes where they have as many numbers."""
+        whole = sum(self.sizes) + self.padding
+        pieces = row.split([size * len(row) // whole for size in (*self.sizes, self.padding)])
+        return [
+            piece.view_as(parameter) if piece.numel() == parameter.numel() else piece
+            for piece, parameter in zip(pieces, self.parameters, strict=False)  # the padding is dropped
+        ]
+
+    def row_of(self, pieces: list[Tensor], share: Tensor) -> Tensor:
+        """The row that splits into `pieces`, as many shares long as there are ranks; ValueError if they do not fit."""
+        whole, units = share.numel() * self.world.size, sum(self.sizes) + self.padding
+        for name, piece, size in zip(self.names, pieces, self.sizes, strict=True):
+            if piece.numel() * units != size * whole:
+                raise ValueError(f"optimizer state of {name} has shape {tuple(piece.shape)}: it is of another model")
+        row = torch.cat([piece.reshape(-1).to(share) for piece in pieces])
+        return torch.cat((row, row.new_zeros(whole - len(row))))
+
+    def mine(self, row: Tensor) -> Tensor:
+        """This rank's share of a row: a view."""
+        return row.chunk(self.world.size)[self.world.rank]
+
+    def reduce_gradients(self) -> "Pending":
+        """Start summing the gradients over ranks into this rank's share; a missing gradient counts as zero."""
+        row = self.flatten(torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters)
+        if self.world.size == 1:
+            return Pending(row, row, None)
+        share = torch.empty_like(self.mine(row))
+        return Pending(row, share, dist.reduce_scatter_tensor(share, row, async_op=True))
+
+    def gather(self, share: Tensor) -> "Pending":
+        """Start gathering every rank's share into a whole row."""
+        if self.world.size == 1:
+            return Pending(share, share, None)
+        row = share.new_empty(share.numel() * self.world.size)
+        return Pending(share, row, dist.all_gather_into_tensor(row, share, async_op=True))
+
+
+@dataclass
+class Pending:
+    """A collective under way. It holds `source` to the end: memory freed before the wait is reused under its feet."""
+
+    source: Tensor
+    result: Tensor
+    work: dist.Work | None
+
+    def wait(self) -> Tensor:
+        """The result, once it is there."""
+        if self.work is not None:
+            self.work.wait()
+        return self.result
+
+
+class AdamWBucket(Bucket):
+    """AdamW (arXiv:1711.05101) without decay, number by number, for parameters of one learning rate."""
+
+    def __init__(
+        self, named: list[tuple[str, nn.Parameter]], lr: float, betas: tuple[float, float], eps: float, world: World
+    ) -> None:
+        super().__init__(named, 1, world)
+        self.lr, self.betas, self.eps = lr, betas, eps
+        zeros = torch.zeros(self.share, device=self.parameters[0].device)
+        self.state = {"exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+
+    def update(self, weights: Tensor, gradient: Tensor, step: int, lr_scale: float, *_: float) -> None:
+        """One step, in place on this rank's share of the weights."""
+        beta1, beta2 = self.betas
+        mean = self.state["exp_avg"].lerp_(gradient, 1 - beta1)
+        square = self.state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        scale = (square / (1 - beta2**step)).sqrt_().add_(self.eps)
+        weights.addcdiv_(mean, scale, value=-self.lr * lr_scale / (1 - beta1**step))
+
+
+class MuonBucket(Bucket):
+    """Muon for matrices of one shape: Nesterov momentum, orthogonalised, times sqrt(max(1, rows / cols))."""
+
+    def __init__(
+        self, named: list[tuple[str, nn.Parameter]], settings: OptimSettings, world: World, dtype: torch.dtype
+    ) -> None:
+        self.shape, self.dtype = tuple(named[0][1].shape), dtype  # (rows, cols); of the matrix products
+        super().__init__(named, prod(self.shape), world)
+        self.settings = settings
+        rows, cols = self.shape
+        self.lr = settings.matrix_lr * sqrt(max(1, rows / cols))
+        self.steps = POLAR_EXPRESS if settings.polar_express else CLASSIC
+        device = self.parameters[0].device
+        self.state = {"momentum": torch.zeros(self.share, device=device)}
+        if settings.normuon_beta2:
+            per_matrix = rows if rows >= cols else cols
+            self.state["variance"] = torch.zeros(self.share // prod(self.shape) * per_matrix, device=device)
+
+    def update(
+        self, weights: Tensor, gradient: Tensor, step: int, lr_scale: float, momentum: float, decay_scale: float
+    ) -> None:
+        """One step, in place on this rank's share of the weights."""
+        average = self.state["momentum"].lerp_(gradient, 1 - momentum)
+        ahead = gradient.lerp_(average, momentum).view(-1, *self.shape)  # (N, rows, cols)
+        change = orthogonalize(ahead, self.steps, self.dtype).float()
+        if self.settings.normuon_beta2:
+            rows, cols = self.shape
+            per_neuron = (-1, rows, 1) if rows >= cols else (-1, 1, cols)
+            change = normuon_scale(change, self.state["variance"].view(per_neuron), self.settings.normuon_beta2)
+        weights, lr = weights.view(-1, *self.shape), self.lr * lr_scale
+        if decay := lr * self.settings.weight_decay * decay_scale:
+            kept = weights * (change * weights >= 0) if self.settings.cautious else weights
+            weights.sub_(kept, alpha=decay)
+        weights.sub_(change, alpha=lr)
+
+
+class MuonAdamW:
+    """The optimizer of a model: `step` sums gradients over ranks, updates, and leaves all ranks with equal weights."""
+
+    def __init__(self, buckets: list[Bucket]) -> None:
+        self.buckets, self.num_steps = buckets, 0
+
+    @torch.no_grad()
+    def step(self, lr_scale: float = 1.0, momentum: float = 0.95, weight_decay_scale: float = 1.0) -> None:
+        """One update from the gradients, which are consumed: they are None afterwards.
+
+        `lr_scale` and `weight_decay_scale` multiply the settings; `momentum` is Muon's own.
+        """
+        self.num_steps += 1
+        reducing = [bucket.reduce_gradients() for bucket in self.buckets]
+        gathering = []
+        for bucket, gradient in zip(self.buckets, reducing, strict=True):
+            share = bucket.mine(bucket.flatten(p.detach() for p in bucket.parameters))
+            bucket.update(share, gradient.wait(), self.num_steps, lr_scale, momentum, weight_decay_scale)
+            gathering.append(bucket.gather(share))
+        for bucket, weights in zip(self.buckets, gathering, strict=True):
+            for parameter, updated in zip(bucket.parameters, bucket.split(weights.wait()), strict=True):
+                if updated.data_ptr() != parameter.data_ptr():  # a lone parameter in a world of one is its own row
+                    parameter.copy_(updated)
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for bucket in self.buckets:
+            for parameter in bucket.parameters:
+                parameter.grad = None
+
+    def full_state(self) -> dict[str, Tensor]:
+        """The whole state by `parameter.slot`, on the CPU and the same on every rank; all ranks must call it."""
+        state = {"step": torch.tensor(self.num_steps)}
+        for bucket in self.buckets:
+            for slot, share in bucket.state.items():
+                pieces = bucket.split(bucket.gather(share).wait())
+                for name, piece in zip(bucket.names, pieces, strict=True):
+                    state[f"{name}.{slot}"] = piece.to("cpu", copy=True)
+        return state
+
+    @torch.no_grad()
+    def load_full_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `full_state` gave, on any number of ranks; ValueError where it is another model's."""
+        expected = {f"{name}.{slot}" for bucket in self.buckets for slot in bucket.state for name in bucket.names}
+        if differing := sorted((expected | {"step"}) ^ set(state)):
+            raise ValueError(
+                f"optimizer state differs in {', '.join(differing[:5])} ({len(differing)} names): "
+                "it was saved with another model or other optimizer settings"
+            )
+        for bucket in self.buckets:
+            for slot, share in bucket.state.items():
+                share.copy_(bucket.mine(bucket.row_of([state[f"{name}.{slot}"] for name in bucket.names], share)))
+        self.num_steps = int(state["step"])
+
+
+def build_optimizer(model: GPT, settings: OptimSettings, world: World) -> MuonAdamW:
+    """Sort the model's parameters into buckets by kind and shape, on the device where they are.
+
+    Muon multiplies in the model's `compute_dtype`: set that first.
+    """
+    matrices: dict[tuple[int, ...], list[tuple[str, nn.Parameter]]] = {}
+    numbers: dict[tuple[str, float, tuple[float, float]], list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in model.named_parameters():
+        if name.startswith("blocks.") and not name.endswith("gate.weight"):
+            matrices.setdefault(tuple(parameter.shape), []).append((name, parameter))
+        else:
+            numbers.setdefault(_rule(name, model.config.n_embd, settings), []).append((name, parameter))
+    return MuonAdamW(
+        [MuonBucket(named, settings, world, model.compute_dtype) for named in matrices.values()]
+        + [AdamWBucket(named, lr, betas, settings.eps, world) for (_, lr, betas), named in numbers.items()]
+    )
+
+
+def _rule(name: str, width: int, settings: OptimSettings) -> tuple[str, float, tuple[float, float]]:
+    """Bucket, learning rate and betas of a parameter that AdamW trains; the factors are those of July 2026."""
+    betas = (settings.beta1, settings.beta2)
+    by_width = (width / 768) ** -0.5
+    if name == "wte.weight":
+        return name, settings.embedding_lr * by_width, betas
+    if name == "lm_head.weight":
+        return name, settings.unembedding_lr * by_width, betas
+    if name.startswith("value_embeddings."):  # a bucket each: joining tables would copy them
+        return name, settings.embedding_lr * 0.5 * by_width, betas
+    if name.endswith("gate.weight"):
+        return "gates", settings.gate_lr, betas
+    if name == "residual_lambdas":
+        return name, settings.scalar_lr * 0.01, betas
+    if name == "x0_lambdas":
+        return name, settings.scalar_lr, (0.96, 0.95)
+    assert name in ("smear_lambda", "backout_lambda"), f"no learning rate for parameter {name}"
+    return "lambdas", settings.scalar_lr * 0.4, betas

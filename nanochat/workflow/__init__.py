@@ -1,0 +1,1 @@
+"""Orchestration without an orchestrator: what a stage is, the plan, one runner, the launcher of its processes."""
