@@ -18,7 +18,7 @@ from nanochat.pipeline import BaseEval, Chat, ChatEval, Download, Pretrain, Regi
 from nanochat.tasks import TASKS
 from nanochat.tasks.mixture import parse_mixture
 from nanochat.tasks.published import named
-from nanochat.tasks.task import Task
+from nanochat.tasks.task import Task, comma_separated
 from nanochat.workflow.plan import Step
 from nanochat.workflow.runner import Job, find
 from nanochat.workflow.stage import Stage
@@ -92,12 +92,12 @@ def _check_tasks(stages: Stages, every: Stages) -> None:
     data = every.get("task_data")
     if isinstance(making := stages.get("task_data"), TaskData):
         named(making.tasks, making.source)
-    fetched = names_of(data.tasks) if isinstance(data, TaskData) else set()
+    fetched = comma_separated(data.tasks) if isinstance(data, TaskData) else []
     for stage in stages.values():
         if isinstance(stage, Chat):
             knob, names = "mixture", set(parse_mixture(stage.mixture, f"{stage.name}.mixture"))
         elif isinstance(stage, ChatEval):
-            knob, names = "tasks", names_of(stage.tasks)
+            knob, names = "tasks", comma_separated(stage.tasks)
         elif isinstance(stage, Rl):
             knob, names = "task", {stage.task}
         else:
@@ -137,7 +137,7 @@ def _check_sandbox(stages: Stages) -> None:
     from nanochat.tools import sandbox  # here, so that a stage's process does not import it for every stage
 
     for stage in stages.values():
-        names = names_of(stage.tasks) if isinstance(stage, ChatEval) else set()
+        names = comma_separated(stage.tasks) if isinstance(stage, ChatEval) else []
         if names and all(TASKS[name].runs_code for name in names) and (reason := sandbox.unavailable()):
             raise ValueError(
                 f"{stage.name}.tasks = {stage.tasks!r}: its answers are programs, and there is no sandbox to run them "
@@ -152,15 +152,10 @@ def _check_metric(stages: Stages, every: Stages) -> None:
         return
     for stage in every.values():
         if isinstance(stage, ChatEval):
-            names = sorted(names_of(stage.tasks) & TASKS.keys())
+            names = sorted(set(comma_separated(stage.tasks)) & TASKS.keys())
             calls = [f"{name}_tool_call_share" for name in names if TASKS[name].kind == "generative"]
             if register.metric not in (known := ["chatcore", *names, *calls]):
                 raise ValueError(
                     f"register.metric = {register.metric!r}: {stage.name} does not measure it; take one of "
                     f"{', '.join(known)}, or add its task to {stage.name}.tasks"
                 )
-
-
-def names_of(text: str) -> set[str]:
-    """The names of a comma-separated list."""
-    return {name.strip() for name in text.split(",") if name.strip()}

@@ -10,7 +10,8 @@ from nanochat.artifacts.metrics import Metrics
 from nanochat.pipeline import TaskData
 from nanochat.stages.task_data import run as fetch
 from nanochat.tasks import make
-from nanochat.tasks.published import ORIGINS, Origin
+from nanochat.tasks.from_file import Origin
+from nanochat.tasks.published import ORIGINS
 from nanochat.workflow.stage import StageContext
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

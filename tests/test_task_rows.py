@@ -11,7 +11,7 @@ from nanochat.data import json_lines
 from nanochat.evaluation.core_bundle import KEYS, META, CoreTask, load_examples, load_tasks
 from nanochat.pipeline import TaskData
 from nanochat.stages.task_data import run as fetch
-from nanochat.tasks.published import Origin
+from nanochat.tasks.from_file import Origin
 
 CODE_ROW = {
     "task_id": "t/0", "prompt": 'def double(x):\n    """Twice x."""\n', "entry_point": "double",

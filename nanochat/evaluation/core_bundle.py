@@ -17,6 +17,7 @@ from typing import Any
 from nanochat.data import json_lines
 from nanochat.errors import unknown
 from nanochat.locations import folder
+from nanochat.tasks.task import comma_separated
 
 META = "core_meta.json"
 NUM_TASKS = 22  # of the whole of CORE
@@ -46,7 +47,7 @@ def load_tasks(bundle: str, wanted: str) -> list[CoreTask]:
     Raises:
         ValueError: there is no bundle, no such task in it, a task of unknown kind, or one whose file is missing.
     """
-    labels = [label.strip() for label in wanted.split(",") if label.strip()]
+    labels = comma_separated(wanted)
     if not labels:
         return []
     meta = folder(bundle) / META

@@ -20,7 +20,7 @@ from nanochat.evaluation.scores import TaskScore
 from nanochat.inference.engine import Engine
 from nanochat.inference.load import load
 from nanochat.tasks import make
-from nanochat.tasks.task import Task
+from nanochat.tasks.task import Task, comma_separated
 from nanochat.tools import sandbox
 from nanochat.workflow.stage import StageContext
 
@@ -72,7 +72,7 @@ def run(stage: ChatEval, ctx: StageContext) -> dict[str, float]:
 
 def _tasks(stage: ChatEval, ctx: StageContext) -> tuple[dict[str, Task], dict[str, str]]:
     """The held-out splits of the named tasks, and why some of them cannot be asked on this machine."""
-    names = [name.strip() for name in stage.tasks.split(",") if name.strip()]
+    names = comma_separated(stage.tasks)
     if not names:
         raise ValueError(f"{stage.name}.tasks = {stage.tasks!r}: name at least one task, comma-separated")
     tasks = {name: make(name, "test", ctx["task_data"]) for name in names}

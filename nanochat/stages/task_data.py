@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat.data import json_lines
-from nanochat.tasks.from_file import FromFile
-from nanochat.tasks.published import ORIGINS, Origin, file_of, named
+from nanochat.tasks.from_file import FromFile, Origin
+from nanochat.tasks.published import ORIGINS, Origins, file_of, named
 from nanochat.tasks.task import TASKS
 from nanochat.workflow.stage import StageContext
 
@@ -28,7 +28,7 @@ Rows = Iterator[tuple[str, Any]]  # with where they stand
 PROGRESS_EVERY = 10_000
 
 
-def run(stage: TaskData, ctx: StageContext, origins: Mapping[str, Mapping[str, Origin]] = ORIGINS) -> dict[str, float]:
+def run(stage: TaskData, ctx: StageContext, origins: Origins = ORIGINS) -> dict[str, float]:
     """Writes `<task>_<split>.jsonl` for every named task, and index.json; returns the number of rows in all.
 
     Raises:

@@ -5,7 +5,7 @@ Not here: fetching (nanochat/stages/task_data.py). Standard library only.
 
 from typing import Any
 
-from nanochat.tasks.from_file import MultipleChoice, choice_row
+from nanochat.tasks.from_file import MultipleChoice, Origin, choice_row
 
 
 class Arc(MultipleChoice):
@@ -29,6 +29,7 @@ class ArcEasy(Arc):
 
     name = "arc_easy"
     baseline = 0.25
+    origins = {split: Origin("allenai/ai2_arc", "ARC-Easy", split) for split in ("train", "test")}
 
 
 class ArcChallenge(Arc):
@@ -36,3 +37,4 @@ class ArcChallenge(Arc):
 
     name = "arc_challenge"
     baseline = 0.25
+    origins = {split: Origin("allenai/ai2_arc", "ARC-Challenge", split) for split in ("train", "test")}

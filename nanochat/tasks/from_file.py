@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import random
 from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,14 +21,25 @@ SHUFFLE_SEED = 1337
 LETTERS = "ABCDEFGHIJ"
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a split is published: id, configuration and split at Hugging Face, and other names of local files."""
+
+    dataset: str
+    config: str | None
+    split: str
+    also: tuple[str, ...] = ()
+
+
 class FromFile(Task):
-    """A task that reads its rows from a file.
+    """A task that reads its rows from a file. `origins` says for each of its splits where it is published.
 
     Raises:
         ValueError: the task has no such split, or its file is missing.
     """
 
     needs_data = True
+    origins: ClassVar[Mapping[str, Origin]] = {}
 
     def __init__(self, split: Split, data_dir: Path | None = None) -> None:
         super().__init__(split, data_dir)

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from nanochat.tasks.answers import leading_number
-from nanochat.tasks.from_file import FromFile, text_of
+from nanochat.tasks.from_file import FromFile, Origin, text_of
 from nanochat.tasks.task import dialogue
 
 CALL = re.compile(r"<<([^<>]*)>>")
@@ -22,6 +22,7 @@ class Gsm8k(FromFile):
 
     name = "gsm8k"
     baseline = 0.0
+    origins = {split: Origin("openai/gsm8k", "main", split) for split in ("train", "test")}
 
     @classmethod
     def normalise(cls, row: dict[str, Any]) -> dict[str, Any]:

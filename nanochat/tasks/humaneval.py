@@ -10,7 +10,7 @@ import re
 from typing import Any, ClassVar
 
 from nanochat.tasks.answers import MARGIN, code_of, completed, defines, futures_first
-from nanochat.tasks.from_file import FromFile, text_of
+from nanochat.tasks.from_file import FromFile, Origin, text_of
 from nanochat.tasks.task import Split, dialogue
 from nanochat.tools import sandbox
 
@@ -24,6 +24,7 @@ class HumanEval(FromFile):
 
     name = "humaneval"
     baseline = 0.0
+    origins: ClassVar = {"test": Origin("openai/openai_humaneval", None, "test", ("humaneval.jsonl",))}
     splits: ClassVar[tuple[Split, ...]] = ("test",)
     runs_code: ClassVar[bool] = True
 

@@ -5,7 +5,7 @@ Not here: fetching (nanochat/stages/task_data.py). Standard library only.
 
 from typing import Any
 
-from nanochat.tasks.from_file import MultipleChoice, choice_row
+from nanochat.tasks.from_file import MultipleChoice, Origin, choice_row
 
 
 class Mmlu(MultipleChoice):
@@ -13,6 +13,10 @@ class Mmlu(MultipleChoice):
 
     name = "mmlu"
     baseline = 0.25
+    origins = {
+        "train": Origin("cais/mmlu", "auxiliary_train", "train", ("mc_aux_train.jsonl",)),
+        "test": Origin("cais/mmlu", "all", "test"),
+    }
 
     @classmethod
     def normalise(cls, row: dict[str, Any]) -> dict[str, Any]:

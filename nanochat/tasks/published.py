@@ -1,4 +1,4 @@
-"""Where the data of real tasks is published, and where it lies in a folder of one's own.
+"""The tasks whose data `task_data` fetches, and where it lies in a folder of one's own. Each task says its origins.
 
 It fetches nothing (stages/task_data.py does). Standard library only, so that a plan is checked without torch.
 """
@@ -6,56 +6,25 @@ It fetches nothing (stages/task_data.py does). Standard library only, so that a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.errors import unknown
 from nanochat.locations import folder
-from nanochat.tasks.task import TASKS
+from nanochat.tasks import TASKS
+from nanochat.tasks.from_file import FromFile, Origin
+from nanochat.tasks.task import comma_separated
+
+Origins = Mapping[str, Mapping[str, Origin]]  # task -> split -> where it is published
+ORIGINS: Origins = {name: task.origins for name, task in TASKS.items() if issubclass(task, FromFile)}
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a split is published: id, configuration and split at Hugging Face, and other names of local files."""
-
-    dataset: str
-    config: str | None
-    split: str
-    also: tuple[str, ...] = ()
-
-
-ORIGINS: Mapping[str, Mapping[str, Origin]] = {
-    "smoltalk": {
-        "train": Origin("HuggingFaceTB/smol-smoltalk", None, "train"),
-        "test": Origin("HuggingFaceTB/smol-smoltalk", None, "test"),
-    },
-    "mmlu": {
-        "train": Origin("cais/mmlu", "auxiliary_train", "train", ("mc_aux_train.jsonl",)),
-        "test": Origin("cais/mmlu", "all", "test"),
-    },
-    "gsm8k": {
-        "train": Origin("openai/gsm8k", "main", "train"),
-        "test": Origin("openai/gsm8k", "main", "test"),
-    },
-    "arc_easy": {
-        "train": Origin("allenai/ai2_arc", "ARC-Easy", "train"),
-        "test": Origin("allenai/ai2_arc", "ARC-Easy", "test"),
-    },
-    "arc_challenge": {
-        "train": Origin("allenai/ai2_arc", "ARC-Challenge", "train"),
-        "test": Origin("allenai/ai2_arc", "ARC-Challenge", "test"),
-    },
-    "humaneval": {"test": Origin("openai/openai_humaneval", None, "test", ("humaneval.jsonl",))},
-}
-
-
-def named(tasks: str, source: str, origins: Mapping[str, Mapping[str, Origin]] = ORIGINS) -> list[str]:
+def named(tasks: str, source: str, origins: Origins = ORIGINS) -> list[str]:
     """The names in `tasks`, each once.
 
     Raises:
         ValueError: one is unknown or needs no data, or `source` is no folder or lacks a file of one.
     """
-    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    names = comma_separated(tasks)
     for name in names:
         if name in TASKS and not TASKS[name].needs_data:
             raise ValueError(f"task_data.tasks names {name!r}, which needs no data: take it out")

@@ -5,7 +5,7 @@ Not here: fetching (nanochat/stages/task_data.py). Standard library only.
 
 from typing import Any
 
-from nanochat.tasks.from_file import FromFile, text_of
+from nanochat.tasks.from_file import FromFile, Origin, text_of
 
 
 class SmolTalk(FromFile):
@@ -13,6 +13,7 @@ class SmolTalk(FromFile):
 
     name = "smoltalk"
     baseline = 0.0
+    origins = {split: Origin("HuggingFaceTB/smol-smoltalk", None, split) for split in ("train", "test")}
 
     @classmethod
     def normalise(cls, row: dict[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,11 @@ class Task:
         return random.Random(f"{self.name}/{self.split}/{index}")
 
 
+def comma_separated(text: str) -> list[str]:
+    """The names of a list such as `arithmetic, spelling`, each once, in order."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
 def held_out(key: str, share: float) -> bool:
     """Whether the thing called `key` belongs to the test split: a fixed `share` of all keys, chosen by their digest."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) < share * 2**32
