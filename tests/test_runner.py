@@ -169,7 +169,7 @@ PARENT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from nanochat import launch
+from nanochat.workflow import launch
 class Script(launch.Process):
     def command(self):
         return [sys.executable, "-c", {child!r}]
@@ -178,7 +178,7 @@ launch.run(Script(Path("x"), 1, Path({logs!r}), {mark!r}), lambda: None)
 CHILD = """
 import sys, time
 sys.path.insert(0, {root!r})
-from nanochat import launch
+from nanochat.workflow import launch
 launch.die_with_parent()
 print("ready", flush=True)
 time.sleep(600)
