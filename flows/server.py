@@ -162,6 +162,7 @@ def _launch(home: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
     """Prefect's foreground server in a session of its own: its `--background` keeps no output."""
     words = ("server", "start", "--host", "127.0.0.1", "--port", str(port))
     environment = child_environment(**QUIET, **{MARK: _mark(home)}, PREFECT_HOME=str(home), PREFECT_API_URL="")
+    variables.fill({"PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"}, environment)  # else the page asks port 4200
     if re.search("[%?#]", str(home)):  # Prefect writes the path into a URL as it is
         name = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
         environment[name] = variables.text(name, _database_url(home))

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import pytest
 
-from flows import server, service_log, settings
+from flows import loopback, server, service_log, settings
 from nanochat.workflow import launch
 from tests.prefect_server import ROOT, eventually
 
@@ -29,9 +29,12 @@ def test_our_own_server_is_started_once_and_stopped_on_request(tmp_path, monkeyp
             server.ensure(where)
         monkeypatch.undo()
         try:
+            monkeypatch.setattr(server, "PREFERRED_PORT", server.free_port(0))  # not Prefect's own
             url = server.ensure(where)
             assert os.environ["PREFECT_API_URL"] == url
             assert server.ensure(where) == server.running(where) == url
+            with loopback.open_url(f"{url.removesuffix('/api')}/ui-settings", 10) as answer:
+                assert json.load(answer)["api_url"] == url, "the page shows the runs of another server"
             pid = json.loads((tmp_path / "prefect" / server.STATE).read_text(encoding="utf-8"))["pid"]
             monkeypatch.setattr(server, "PROBE_SECONDS", 0.1)
             os.kill(pid, signal.SIGSTOP)  # a machine so busy that several probes get no answer
