@@ -53,12 +53,7 @@ class Registry:
 
     def _version(self, entry: gate.Version, found: Any) -> gate.Version:
         numbers = {f"{METRIC}{name}": repr(value) for name, value in entry.metrics.items()}
-        tags = {
-            ADDRESS: entry.address,
-            "nanochat.stage": entry.stage,
-            "nanochat.digest": entry.digest,
-            **numbers,
-        }
+        tags = {ADDRESS: entry.address, "nanochat.stage": entry.stage, "nanochat.digest": entry.digest, **numbers}
         if found is None:
             run_id = self.run_of(entry.address)
             source = self._source(entry.address, run_id)

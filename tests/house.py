@@ -22,8 +22,8 @@ ONE_FILE = {"boto3": "flows/store.py", "botocore": "flows/store.py", "mlflow": "
 # everyone may import GROUND. This table is the house: docs/architecture.md draws it.
 GROUND = {"errors", "locations", "redaction", "environment"}
 ROOMS = {
-    "artifacts": {},
-    "tools": {},
+    "artifacts": set(),
+    "tools": set(),
     "tasks": {"tools"},
     "data": {"artifacts"},
     "model": {"artifacts"},
@@ -66,15 +66,13 @@ def python_files(*rooms):
 
 
 def imports(path):
-    """(module or module.name, whether at the top of the file) of every import."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    top = {id(node) for node in tree.body}
+    """Every import of a file, wherever it stands: `module`, or `module.name`."""
     found = []
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found += [(alias.name, id(node) in top) for alias in node.names]
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found += [(f"{node.module}.{alias.name}", id(node) in top) for alias in node.names]
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
     return found
 
 
@@ -89,7 +87,7 @@ def arrows() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {room: set() for room in ROOMS}
     for path in python_files("nanochat", "flows"):
         if (room := room_of(path)) in found:
-            named = {module.split(".")[1] for module, _ in imports(path) if module.startswith("nanochat.")}
+            named = {module.split(".")[1] for module in imports(path) if module.startswith("nanochat.")}
             found[room] |= named & ROOMS.keys() - {room}
     return found
 

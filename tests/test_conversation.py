@@ -1,4 +1,4 @@
-"""ChatBatches become tokens and masks as the golden examples say, written by hand, and nothing else becomes them."""
+"""Conversations become tokens and masks as the golden examples say, written by hand, and nothing else becomes them."""
 
 import pytest
 from hypothesis import given

@@ -364,8 +364,7 @@ def test_versions_are_entered_once_and_champion_moves_only_through_the_gate(uri,
 def model(tmp_path_factory) -> Path:
     """The files of a chat stage's artifact."""
     from nanochat.data.tokenizer import Tokenizer
-    from nanochat.model.config import GPTConfig
-    from nanochat.model.gpt import GPT
+    from nanochat.model.gpt import GPT, GPTConfig
     from nanochat.model.weights import save_model
 
     directory, tokenizer = tmp_path_factory.mktemp("model"), Tokenizer(tuple(bytes([byte]) for byte in range(256)))
@@ -392,7 +391,8 @@ def test_a_registered_version_loads_and_answers_without_a_copy_in_mlflow(
     store.publish("rl/a", {path.name: path for path in model.iterdir()}, {})
     tracker = Tracker(uri, name)
     tracker.register(name, entries("a", rl=0.5), store)
-    closed(tracker), mlflow.set_tracking_uri(uri)
+    closed(tracker)
+    mlflow.set_tracking_uri(uri)
     (answer,) = mlflow.pyfunc.load_model(f"models:/{name}@champion").predict(["hello"])
     assert isinstance(answer, str)
     weights = list(Path(tmp_path / "a b" if kind == "folder" else tmp_path).rglob("*.safetensors"))

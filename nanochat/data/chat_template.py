@@ -1,4 +1,4 @@
-"""ChatBatches as tokens: what a model reads, and which of the tokens it learns to say.
+"""Conversations as tokens: what a model reads, and which of the tokens it learns to say.
 
 <|bos|>, then for every message <|user_start|> text <|user_end|> or <|assistant_start|> answer <|assistant_end|>. A
 leading system message becomes the beginning of the first user message, there being no token for it. Promises: text can

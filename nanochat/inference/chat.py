@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.data.chat_template import render_prompt
-from nanochat.data.tokenizer import Tokenizer
 from nanochat.inference.engine import Engine
+from nanochat.inference.load import load
 from nanochat.inference.sampling import check_settings
-from nanochat.model.device import compute_dtype, device_of
-from nanochat.model.weights import load_model
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -34,10 +32,7 @@ class Chatbot:
     """A model with its tokenizer, ready to answer. Raises ValueError where `model_dir` holds none."""
 
     def __init__(self, model_dir: Path, device: str = "auto") -> None:
-        where = device_of(device)
-        model, self.facts = load_model(model_dir, where)
-        model.compute_dtype = compute_dtype("auto", where)
-        self.tokenizer = Tokenizer.from_file(model_dir / "tokenizer.json")
+        model, self.tokenizer = load(model_dir, device)
         self.engine, self.context = Engine(model, self.tokenizer), model.config.sequence_len
 
     def answers(

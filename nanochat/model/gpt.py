@@ -30,7 +30,7 @@ def norm(x: Tensor) -> Tensor:
 
 
 def rotary(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin (..., T, 1, D / 2) in fp32 of the angles by which RoPE cos_sin each pair (arXiv:2104.09864)."""
+    """cos and sin (..., T, 1, D / 2) in fp32 of the angles by which RoPE turns each pair (arXiv:2104.09864)."""
     channel = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
     angle = positions[..., None, None].float() * base ** (-channel / head_dim)
     return angle.cos(), angle.sin()

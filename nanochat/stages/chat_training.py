@@ -1,4 +1,4 @@
-"""Trainer on conversations: what midtraining and SFT share. They differ in which tokens the loss is on.
+"""Training on conversations: what midtraining and SFT share. They differ in which tokens the loss is on.
 
 The whole epoch is rendered and packed by one process before the first step, so that the position in the data is one
 integer and every row of it is known. Promises: the rows of a step are the same on any number of ranks and with any
@@ -38,8 +38,8 @@ POLL_SECONDS = 0.5  # between two looks whether the rows are packed
 class ChatBatches:
     """The source of batches: step s takes rows s*B .. (s+1)*B of an endless sequence of shuffled epochs.
 
-    `min_label` is the lowest label that the loss is on (data/conversation_packing.py): CONTEXT is
-    every token, ASSISTANT what the assistant says.
+    `min_label` is the lowest label that the loss is on (data/conversation_packing.py): CONTEXT for every token,
+    ASSISTANT for what the assistant says.
     """
 
     def __init__(

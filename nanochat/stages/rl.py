@@ -237,5 +237,5 @@ def pass_rate(model: GPT, tokenizer: Tokenizer, problems: Problems, max_new_toke
     return float(total[0] / total[1])
 
 
-def _seed(seed: int, step: int, ctx: int) -> int:
-    return int(np.random.SeedSequence((seed, step, ctx)).generate_state(1, np.uint64)[0])
+def _seed(seed: int, step: int, position: int) -> int:
+    return int(np.random.SeedSequence((seed, step, position)).generate_state(1, np.uint64)[0])

@@ -42,8 +42,8 @@ def run(stage: TaskData, ctx: StageContext, origins: Origins = ORIGINS) -> dict[
             task = TASKS[name]
             assert issubclass(task, FromFile), (name, task)
             path, origin = ctx.out / f"{name}_{split}.jsonl", origins[name][split]
-            local = stage.source and json_lines.read(file_of(stage.source, name, split, origin))
-            rows = local or _published(origin)
+            file = file_of(stage.source, name, split, origin) if stage.source else None
+            rows = json_lines.read(file) if file else _published(origin)
             index[path.name] = _write(task, path, rows, ctx, tested if split == "train" else set())
             if split == "test":
                 tested |= _tested(path)

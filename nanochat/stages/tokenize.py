@@ -2,7 +2,8 @@
 
 Promises: memory is bounded by the packing buffer, whatever the size of the shard; the rows do not depend on the number
 of threads; `bytes` counts the text that the kept tokens stand for, so that bits per byte are of real text; no half file
-has the final name. It does not decide in which order rows are trained on (rows.py) nor how they fill (row_packing.py).
+has the final name. Not here: in which order rows are trained on (data/rows.py), how they fill
+(data/document_packing.py).
 """
 
 from __future__ import annotations

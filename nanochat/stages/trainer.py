@@ -2,7 +2,7 @@
 
 A stage's work function is then its data and little else:
 
-    def midtrain(stage: Midtrain, ctx: StageContext) -> dict[str, float]:
+    def run(stage: Midtrain, ctx: StageContext) -> dict[str, float]:
         with process_group(stage) as world:
             training = from_artifact(stage, ctx, world, ctx["pretrain"])
             rows = training.rows_per_step()  # of all ranks

@@ -192,7 +192,7 @@ def die_with_parent() -> None:
     os.environ[PARENT] = str(os.getpid())  # for the ranks that torchrun starts from here
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    threading.Thread(target=_watch_parent, args=(parent,), name="parent observer", daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(parent,), name="parent watch", daemon=True).start()
 
 
 def _watch_parent(parent: int) -> None:
