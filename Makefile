@@ -57,9 +57,10 @@ test: install  ## pytest and cargo test
 	cd bpe && cargo test --quiet
 	$(BIN)/python -m pytest -n 3
 
-check: install  ## lint, format and the README's generated parts
+check: install  ## lint, format, types and the README's generated parts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	cd bpe && cargo fmt --check && cargo clippy --quiet --all-targets -- -D warnings && cargo clippy --quiet --all-targets --features python -- -D warnings
 	$(BIN)/python -m nanochat readme --check
 

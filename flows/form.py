@@ -8,7 +8,7 @@ the stages check themselves.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -17,8 +17,12 @@ from nanochat.recipes import RECIPES, stages_of
 from nanochat.redaction import redacted
 from nanochat.workflow.stage import Knob, Stage
 
-RecipeName = Literal[tuple(RECIPES)]  # type: ignore[valid-type]
-StageName = Literal[tuple(STAGES)]  # type: ignore[valid-type]
+if TYPE_CHECKING:  # to a type checker names; to Prefect's form a choice, read off the declarations
+    RecipeName = str
+    StageName = str
+else:
+    RecipeName = Literal[tuple(RECIPES)]
+    StageName = Literal[tuple(STAGES)]
 
 
 def _field(knob: Knob) -> tuple[Any, Any]:
@@ -36,7 +40,7 @@ def _field(knob: Knob) -> tuple[Any, Any]:
 
 
 def _model(stage: type[Stage]) -> type[BaseModel]:
-    fields = {name: _field(knob) for name, knob in stage.knobs().items()}
+    fields: dict[str, Any] = {name: _field(knob) for name, knob in stage.knobs().items()}
     made = create_model(stage.__name__, __config__=ConfigDict(extra="forbid", title=stage.name), **fields)
     made.__doc__ = stage.summary()
     return made
@@ -47,11 +51,8 @@ def _box(stage: type[Stage]) -> tuple[Any, Any]:
     return model, Field(default_factory=model, alias=stage.name, title=stage.name, description=stage.summary())
 
 
-Knobs = create_model(
-    "Knobs",
-    __config__=ConfigDict(extra="forbid", title="knobs"),
-    **{f"{name}_": _box(stage) for name, stage in STAGES.items() if stage.knobs()},  # BaseModel has a `register`
-)
+_boxes: dict[str, Any] = {f"{name}_": _box(stage) for name, stage in STAGES.items() if stage.knobs()}
+Knobs = create_model("Knobs", __config__=ConfigDict(extra="forbid", title="knobs"), **_boxes)
 Knobs.__doc__ = "What to change of the recipe; empty boxes keep its values."
 
 

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -102,7 +102,7 @@ class FlowObserver(Observer):
         if self.display:
             self.display.finished(job.address, outcome)
 
-    def failed(self, job: Job, status: str, cause: str) -> None:
+    def failed(self, job: Job, status: Literal["FAILED", "KILLED"], cause: str) -> None:
         if self.run is not None:
             self.run.finish(status, cause=cause)
         if self.display:

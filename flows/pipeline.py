@@ -62,7 +62,10 @@ def make(address: str) -> Any:
     return Completed(message=f"made in {outcome.seconds:.1f} s: {where}", data=address)
 
 
-@flow(task_runner=ThreadPoolTaskRunner(max_workers=16), on_cancellation=[remote.cancel_children])
+TASK_RUNNER: Any = ThreadPoolTaskRunner(max_workers=16)  # Prefect types it more narrowly than its own flows take it
+
+
+@flow(task_runner=TASK_RUNNER, on_cancellation=[remote.cancel_children])
 def pipeline(
     recipe: Annotated[RecipeName, Field(description="named settings to start from")] = "tiny",
     knobs: Annotated[Knobs, Field(description="what to change of the recipe; empty boxes keep its values")] = {},  # noqa: B006
@@ -186,7 +189,11 @@ def _submit(step: Step, run: PipelineRun, futures: Futures) -> None:
     parts, whole = jobs(step)
     before = [futures[name] for name in step.inputs if name in futures]
     if parts and run.is_missing(step):
-        again = {"retries": PART_RETRIES, "retry_delay_seconds": PART_DELAYS, "retry_condition_fn": _worth_retrying}
+        again: dict[str, Any] = {
+            "retries": PART_RETRIES,
+            "retry_delay_seconds": PART_DELAYS,
+            "retry_condition_fn": _worth_retrying,
+        }
         each = make.with_options(**again)
         made = [_named(each, f"{step.name} part", job).submit(job.address, wait_for=before) for job in parts]
         futures |= {job.address: future for job, future in zip(parts, made, strict=True)}

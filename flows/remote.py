@@ -43,7 +43,6 @@ from nanochat.workflow.runner import Job, Outcome, find
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Collection, Sequence
 
     from flows.observer import FlowObserver
     from flows.settings import Settings
@@ -59,12 +58,12 @@ class AskingRun(Protocol):
     """The pipeline run that has stages made elsewhere (flows/run.py), as far as they need to know it."""
 
     recipe: str
-    settings: Sequence[str]
+    settings: list[str]
     where: Settings
     id: str
     parent: str  # its MLflow run
     gpu_deployment: str
-    force: Collection[str]
+    force: frozenset[str]
     stopping: threading.Event
     store: Store
 
@@ -162,8 +161,9 @@ def _placeholder(client: SyncPrefectClient, run: AskingRun, job: Job, attempts: 
     shown: Task[Any, None] = Task(fn=lambda: None, name=run.gpu_deployment)
     shown.task_key = "nanochat.on_another_pool"
     makes = task_run.get_id()
-    inputs = {"__parents__": [TaskRunResult(id=UUID(makes))]} if makes else {}
-    parent, state = UUID(flow_run.get_id()), Pending()
+    inputs: dict[str, Any] = {"__parents__": [TaskRunResult(id=UUID(makes))]} if makes else {}
+    parent = UUID(flow_run.get_id())
+    state: State[None] = Pending()
     key = f"{job.address}:{attempts}"
     return client.create_task_run(shown, parent, dynamic_key=key, name=name, task_inputs=inputs, state=state).id
 

@@ -60,7 +60,9 @@ class PipelineRun:
         try:
             yield
         except BaseException as error:
-            status = "FAILED" if isinstance(error, Exception) else "KILLED"  # Ctrl-C and signals are no Exceptions
+            status: track.Status = (
+                "FAILED" if isinstance(error, Exception) else "KILLED"
+            )  # Ctrl-C and signals are no Exceptions
             self.end(status, str(error) or type(error).__name__)
             raise
         finally:

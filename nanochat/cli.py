@@ -31,7 +31,7 @@ from nanochat.workflow.runner import Job, Observer, Outcome, RunContext
 from nanochat.workflow.stage import STAGES
 
 OpenStore = Callable[[str, Path], Store]
-assert pipeline.Stage, "the declarations must have been read"
+assert pipeline.STAGES, "the declarations must have been read"
 
 
 def open_folder(uri: str, home: Path) -> Store:

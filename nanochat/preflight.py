@@ -95,11 +95,11 @@ def _check_tasks(stages: Stages, every: Stages) -> None:
     fetched = comma_separated(data.tasks) if isinstance(data, TaskData) else []
     for stage in stages.values():
         if isinstance(stage, Chat):
-            knob, names = "mixture", set(parse_mixture(stage.mixture, f"{stage.name}.mixture"))
+            knob, names = "mixture", list(parse_mixture(stage.mixture, f"{stage.name}.mixture"))
         elif isinstance(stage, ChatEval):
             knob, names = "tasks", comma_separated(stage.tasks)
         elif isinstance(stage, Rl):
-            knob, names = "task", {stage.task}
+            knob, names = "task", [stage.task]
         else:
             continue
         if not names:
@@ -136,8 +136,8 @@ def _check_sandbox(stages: Stages) -> None:
     """Of several tasks, those whose answers nothing can run here are left out; that all are should be known early."""
     from nanochat.tools import sandbox  # here, so that a stage's process does not import it for every stage
 
-    for stage in stages.values():
-        names = comma_separated(stage.tasks) if isinstance(stage, ChatEval) else []
+    for stage in (each for each in stages.values() if isinstance(each, ChatEval)):
+        names = comma_separated(stage.tasks)
         if names and all(TASKS[name].runs_code for name in names) and (reason := sandbox.unavailable()):
             raise ValueError(
                 f"{stage.name}.tasks = {stage.tasks!r}: its answers are programs, and there is no sandbox to run them "

@@ -48,11 +48,11 @@ def fresh(text: str) -> str:
     """The text with every generated part written anew. ValueError for a part whose markers are missing."""
     for name, make in PARTS.items():
         pattern = re.compile(rf"(<!-- {name}: generated[^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not pattern.search(text):
+        marked = pattern.search(text)
+        if not marked:
             raise ValueError(f"README: the markers <!-- {name}: generated --> and <!-- /{name} --> are missing")
-        before, rest = pattern.split(text)[0], pattern.split(text)[-1]
-        begin, end = pattern.search(text).groups()
-        text = f"{before}{begin}{make()}\n{end}{rest}"
+        begin, end = marked.groups()
+        text = f"{text[: marked.start()]}{begin}{make()}\n{end}{text[marked.end() :]}"
     return text
 
 

@@ -7,6 +7,7 @@ Depth is the one dial; a recipe sets it and what its hardware or its data demand
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 from nanochat.errors import unknown
 from nanochat.pipeline import (
@@ -78,9 +79,9 @@ TINY_SFT = "spelling:4000, counting:3500, arithmetic:3000, identity:2000, chitch
 @recipe
 def tiny() -> list[Stage]:
     """The whole pipeline on two CPU cores in five to twelve minutes, with the embedded corpus and generated tasks."""
-    asked = {"tasks": TINY_TASKS, "max_problems": 300, "max_new_tokens": 80, "device_batch_size": 100}
-    steps = {"total_batch_size": 4096, "device_batch_size": 16, "checkpoint_every": 100}
-    often = {
+    asked: dict[str, Any] = {"tasks": TINY_TASKS, "max_problems": 300, "max_new_tokens": 80, "device_batch_size": 100}
+    steps: dict[str, Any] = {"total_batch_size": 4096, "device_batch_size": 16, "checkpoint_every": 100}
+    often: dict[str, Any] = {
         "log_every": 1,
         "checkpoint_every": 10,
         "compile": False,
@@ -107,10 +108,15 @@ def tiny() -> list[Stage]:
 @recipe
 def micro() -> list[Stage]:
     """Seconds a stage and nothing learned: for tests of the machinery. Give it a corpus of your own."""
-    asked = {"tasks": "arithmetic, identity", "max_problems": 4, "max_new_tokens": 8, "device_batch_size": 4}
-    every = {"num_steps": 12, "log_every": 1, "checkpoint_every": 3, "compile": False}
-    steps = {"total_batch_size": 128, "device_batch_size": 2, **every}
-    rl = {**every, "device_batch_size": 2, "num_steps": 6, "checkpoint_every": 2}
+    asked: dict[str, Any] = {
+        "tasks": "arithmetic, identity",
+        "max_problems": 4,
+        "max_new_tokens": 8,
+        "device_batch_size": 4,
+    }
+    every: dict[str, Any] = {"num_steps": 12, "log_every": 1, "checkpoint_every": 3, "compile": False}
+    steps: dict[str, Any] = {"total_batch_size": 128, "device_batch_size": 2, **every}
+    rl: dict[str, Any] = {**every, "device_batch_size": 2, "num_steps": 6, "checkpoint_every": 2}
     return [
         Download(),
         WordCounts(max_chars=100_000),
@@ -131,17 +137,26 @@ def micro() -> list[Stage]:
 
 
 def _real(
-    depth: int, num_shards: int, *, architecture: str = "modern", vocab_size: int = 32768, num_ranks: int = 8
+    depth: int,
+    num_shards: int,
+    *,
+    architecture: Literal["modern", "classic"] = "modern",
+    vocab_size: int = 32768,
+    num_ranks: int = 8,
 ) -> list[Stage]:
     """A run on real data and GPUs: the corpus and the task mixtures of the reference (its commit 4a87a0d and later)."""
-    web = {
+    web: dict[str, Any] = {
         "corpus": "fineweb-edu-100b-shuffle",
         "url": "https://huggingface.co/datasets/karpathy/fineweb-edu-100b-shuffle/resolve/main/shard_{index:05d}.parquet",
         "validation_shard": 1822,
         "num_shards": num_shards,
     }
-    asked = {"tasks": "arc_easy, arc_challenge, mmlu, gsm8k, humaneval, spelling", "max_problems": 20_000}
-    classic, ranks = architecture == "classic", {"num_ranks": num_ranks}
+    asked: dict[str, Any] = {
+        "tasks": "arc_easy, arc_challenge, mmlu, gsm8k, humaneval, spelling",
+        "max_problems": 20_000,
+    }
+    classic = architecture == "classic"
+    ranks: dict[str, Any] = {"num_ranks": num_ranks}
     return [
         Download(**web),
         WordCounts(max_chars=2_000_000_000 // num_shards),

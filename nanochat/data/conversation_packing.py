@@ -86,12 +86,14 @@ def pack(
             "pretrain with a longer sequence_len, or take tasks with shorter conversations"
         )
     plan = best_fit([len(ids) for ids, _ in kept], capacity)
-    tokens, labels = np.full((len(plan), capacity), pad, dtype), np.full((len(plan), capacity), PADDING, np.uint8)
+    tokens = np.full((len(plan), capacity), pad, dtype)
+    labels = np.full((len(plan), capacity), PADDING, np.uint8)
     for row, members in enumerate(plan):
         at = 0
-        for ids, marks in (kept[member] for member in members):
-            tokens[row, at : at + len(ids)], labels[row, at : at + len(ids)] = ids, marks
-            at += len(ids)
+        for tokens_of, labels_of in (kept[member] for member in members):
+            end = at + len(tokens_of)
+            tokens[row, at:end], labels[row, at:end] = tokens_of, labels_of
+            at = end
     counts = Counts(len(kept), truncated, dropped, int((labels != PADDING).sum()), int((labels == ASSISTANT).sum()))
     return PackedRows(tokens, labels, counts)
 

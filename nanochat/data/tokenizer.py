@@ -105,7 +105,7 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], threads: int = 0) -> list[list[int]]:
         """The tokens of each text, on that many threads (0: one per core)."""
-        return self._encoder.encode_ordinary_batch(texts, num_threads=threads or os.cpu_count() or 1)
+        return self._encoder.encode_ordinary_batch(list(texts), num_threads=threads or os.cpu_count() or 1)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that the tokens stand for; a special token stands for its name."""

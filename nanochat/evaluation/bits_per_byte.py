@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nanochat.data.rows import Rows
 from nanochat.model.gpt import GPT
 from nanochat.training.distributed import World, all_reduce_sum
 
@@ -19,7 +20,7 @@ from nanochat.training.distributed import World, all_reduce_sum
 @torch.no_grad()
 def bits_per_byte(
     model: GPT,
-    rows: Sequence[NDArray[np.integer]] | NDArray[np.integer],
+    rows: Rows | Sequence[NDArray[np.integer]] | NDArray[np.integer],
     token_bytes: NDArray[np.int32],
     device_batch_size: int,
     max_rows: int,

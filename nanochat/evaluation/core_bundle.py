@@ -83,9 +83,9 @@ def _task(line: Any, where: str, meta: Path) -> CoreTask:
         raise ValueError(f"{meta}, task {label!r}: {unknown('task type', kind, KEYS)}")
     shots, baseline = line.get("num_fewshot"), line.get("random_baseline")
     shots = shots[0] if isinstance(shots, list) and shots else shots
-    if type(shots) is not int or shots < 0:
+    if not isinstance(shots, int) or isinstance(shots, bool) or shots < 0:
         raise ValueError(f"{meta}, task {label!r}: num_fewshot = {shots!r}: needs a number, or a list of one")
-    if type(baseline) not in (int, float) or not 0 <= baseline < 100:
+    if not isinstance(baseline, int | float) or isinstance(baseline, bool) or not 0 <= baseline < 100:
         raise ValueError(f"{meta}, task {label!r}: random_baseline = {baseline!r}: needs a percentage below 100")
     delimiter = json_lines.text(line, "continuation_delimiter", where, may_be_empty=True)
     return CoreTask(label, meta.parent / json_lines.text(line, "file", where), kind, shots, delimiter, baseline / 100)

@@ -94,7 +94,8 @@ def ask_task(
 
 def batches(questions: Sequence[Question], tokens_per_batch: int) -> Iterator[tuple[int, list[Question]]]:
     """Questions of like length together, at most so many padded tokens a batch, with the number done after it."""
-    done, batch = 0, []
+    done = 0
+    batch: list[Question] = []
     size = {id(item): (max(map(len, item.rows)), len(item.rows)) for item in questions}
     rows = 0
     for item in sorted(questions, key=lambda item: size[id(item)], reverse=True):

@@ -6,7 +6,7 @@ page, several users at once, several turns of one answer through a sandbox.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class ChatSession:
         """Forgets all turns."""
         self.turns = []
 
-    def say(self, text: str) -> Iterator[str]:
+    def say(self, text: str) -> Generator[str]:
         """The answer in pieces. What has been said when the caller stops reading stays in the conversation.
 
         Raises:

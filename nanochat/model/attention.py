@@ -21,10 +21,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Ten
 
     A query sees the `window` newest positions, its own included; None means all of them. The softmax is in fp32.
     """
-    whole = window is None or window >= q.size(1)
+    if window is not None and window >= q.size(1):
+        window = None
     if q.device.type == "cpu" and torch.compiler.is_compiling():
         return by_blocks(q, k, v, window)
-    if whole:
+    if window is None:
         return fused(q, k, v)
     if torch.compiler.is_compiling():
         return flex(q, k, v, window)
@@ -63,8 +64,8 @@ def flex(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
     length = q.size(1)
     mask = create_block_mask(visible, B=None, H=None, Q_LEN=length, KV_LEN=length, device=q.device.type)
-    heads = (x.transpose(1, 2) for x in (q, k, v))
-    return flex_attention(*heads, block_mask=mask, enable_gqa=q.size(2) != k.size(2)).transpose(1, 2)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return flex_attention(q, k, v, block_mask=mask, enable_gqa=q.size(1) != k.size(1)).transpose(1, 2)
 
 
 def by_blocks(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, block: int = QUERY_BLOCK) -> Tensor:

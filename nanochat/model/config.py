@@ -8,6 +8,7 @@ and the remedy. Not here: initialisation, kernels, precision, the optimizer.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import ceil
+from typing import Any
 
 WINDOW_MULTIPLE = 128  # attention kernels work on tiles of 128 keys; a window that cuts a tile saves nothing
 VALUE_GATE_CHANNELS = 12
@@ -104,10 +105,10 @@ class GPTConfig:
             depth, vocab_size, sequence_len, width=width, head_dim=head_dim, n_kv_head=n_kv_head
         ).as_dict()
         features = dict.fromkeys(("value_embeddings", "residual_scalars", "smear", "backout"), True)
-        return cls(**(shape | features | {"window_pattern": "SSSL", "qk_scale": 1.2, "rope_base": 100_000.0}))
+        return cls.from_dict(shape | features | {"window_pattern": "SSSL", "qk_scale": 1.2, "rope_base": 100_000.0})
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> "GPTConfig":
+    def from_dict(cls, values: Mapping[str, Any]) -> "GPTConfig":
         """The config among `values` (a `model.json` holds more than that); ValueError where a field is missing."""
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in values]:

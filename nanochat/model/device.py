@@ -8,6 +8,7 @@ copy, cache, evaluation, chat) takes `compute_dtype`'s answer, directly or as th
 import os
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -81,7 +82,9 @@ def bf16_units(device: torch.device) -> str:
         return f"sm_{capability[0]}{capability[1]}" if capability >= AMPERE else ""
     if device.type != "cpu" or not _onednn_may_use_bf16(os.environ):
         return ""
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot say, and fp32 is always right
+    has: dict[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # an older torch cannot say, and fp32 is always right
     return next((name for name in CPU_BF16 if has.get(name)), "")
 
 
@@ -98,6 +101,6 @@ def arithmetic(dtype: torch.dtype, device: torch.device) -> str:
 def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    has = getattr(torch.cpu, "get_capabilities", dict)()
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     widest = next((name for name in (*CPU_BF16, "avx512_f", "avx2") if has.get(name)), "")
     return ", ".join(filter(None, (str(has.get("cpu_name") or "").strip() or "unknown processor", widest)))

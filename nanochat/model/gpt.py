@@ -94,6 +94,7 @@ class Attention(nn.Module):
         k = self.k_proj(x).view(rows, length, self.n_kv_head, self.head_dim)
         v = self.v_proj(x).view(rows, length, self.n_kv_head, self.head_dim)
         if self.value_gate is not None:
+            assert value_embedding is not None, "the model gives it to every layer that has the gate"
             gate = 3 * torch.sigmoid(self.value_gate(x[..., :VALUE_GATE_CHANNELS]))  # (B, T, K)
             v = v + gate[..., None] * value_embedding.view_as(v)
         q = (norm(apply_rotary(q, *cos_sin)) * self.score_scale).to(x.dtype)
@@ -101,7 +102,8 @@ class Attention(nn.Module):
         y = self.attend(q, k, v, self.window) if cache is None else self._cached(q, k, v, cache, positions)
         return self.o_proj(y.reshape(rows, length, -1))
 
-    def _cached(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache, positions: Tensor) -> Tensor:
+    def _cached(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache, positions: Tensor | None) -> Tensor:
+        assert positions is not None, "a cache comes with the positions"
         keys, values = cache.write(self.layer, k, v, positions)
         if cache.is_empty:  # every row starts at 0, so causality alone hides the padding on the right
             return self.attend(q, k, v, self.window)
@@ -183,12 +185,13 @@ class GPT(nn.Module):
         x = norm(self.wte(tokens, self.compute_dtype))
         if config.smear:
             x = self._smear(x, cache)
-        x0, middle = x, None
+        x0 = middle = x
         for layer, block in enumerate(self.blocks):
             if config.residual_scalars:
                 x = self.residual_lambdas[layer].to(x.dtype) * x + self.x0_lambdas[layer].to(x.dtype) * x0
-            table = self.value_embeddings[str(layer)] if config.has_value_embedding(layer) else None
-            x = block(x, cos_sin, table and table(tokens, x.dtype), cache, positions)
+            has_value = config.has_value_embedding(layer)
+            value = self.value_embeddings[str(layer)](tokens, x.dtype) if has_value else None
+            x = block(x, cos_sin, value, cache, positions)
             if layer == config.n_layer // 2:
                 middle = x
         if config.backout:

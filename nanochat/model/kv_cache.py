@@ -9,6 +9,7 @@ Not here: sampling and scheduling of rows (nanochat/inference/engine.py).
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -66,7 +67,7 @@ class KVCache:
         self.lengths = self.lengths + counts
         self._forget()
 
-    def select(self, rows: Sequence[int] | Tensor) -> "KVCache":
+    def select(self, rows: Sequence[int] | np.ndarray | Tensor) -> "KVCache":
         """A new cache holding a copy of these rows, in this order; a row may be named more than once."""
         rows = torch.as_tensor(rows).cpu().long()
         if rows.numel() == 0 or (rows < 0).any() or (rows >= self.batch_size).any():
@@ -119,8 +120,10 @@ class KVCache:
             self.keys = F.pad(self.keys, (0, 0, 0, missing))
             self.values = F.pad(self.values, (0, 0, 0, missing))
 
+    _embedded: Tensor | None  # (B, T, C) of the forward under way
+
     def _forget(self) -> None:
         """Nothing is under way: no forward whose positions were not counted yet."""
         self._written = 0  # positions per row
         self.is_empty = not self.lengths.any()  # no row has read anything; still True within the first forward
-        self._embedded: Tensor | None = None  # (B, T, C) of that forward
+        self._embedded = None

@@ -8,6 +8,7 @@ Not here: CORE's rules and bits per byte (nanochat/evaluation/).
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +62,10 @@ def run(stage: BaseEval, ctx: StageContext) -> dict[str, float]:
     return scores.write(ctx.out, metrics, results, asked, note=note if results else "no CORE tasks were asked")
 
 
+def _tell(ctx: StageContext, before: int, total: int, done: int) -> None:
+    ctx.metrics.progress(before + done, total, "CORE questions")
+
+
 def _core(
     stage: BaseEval,
     ctx: StageContext,
@@ -80,7 +85,7 @@ def _core(
             examples,
             limit,
             tokens_per_batch=stage.device_batch_size * model.config.sequence_len,
-            progress=lambda done, before=before: ctx.metrics.progress(before + done, total, "CORE questions"),
+            progress=partial(_tell, ctx, before, total),
         )
         before += results[task.label].n
     return results, digests

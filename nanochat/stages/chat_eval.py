@@ -41,7 +41,7 @@ def run(stage: ChatEval, ctx: StageContext) -> dict[str, float]:
     tasks, not_run = _tasks(stage, ctx)
     engine = Engine(*load(_trained(ctx), stage.device, stage.dtype))
     sizes = {name: min(stage.max_problems, len(task)) for name, task in tasks.items()}
-    decoding = {"temperature": stage.temperature, "max_new_tokens": stage.max_new_tokens}
+    decoding: dict[str, Any] = {"temperature": stage.temperature, "max_new_tokens": stage.max_new_tokens}
     total, before = sum(sizes.values()), 0
     answers: dict[str, list[Answer]] = {}
     for name, task in tasks.items():

@@ -33,7 +33,8 @@ def run(stage: Download, ctx: StageContext) -> dict[str, float]:
         ConnectionError: the shard could not be fetched.
     """
     assert ctx.part is not None
-    source, facts = parse_source(stage), {}
+    source = parse_source(stage)
+    facts: dict[str, str] = {}
     if isinstance(source, PythonDocs):
         from nanochat.data.python_docs import shard
 

@@ -212,7 +212,7 @@ def micro_batches(groups: Sequence[Group], device_batch_size: int, width: int, s
         _fill(inputs[row], targets[row], prompt, answer)
         weights[row] = float(advantage)
     pieces = (x.split(device_batch_size) for x in (inputs, targets, weights))
-    return [Batch(*three, normalizer=sampled) for three in zip(*pieces, strict=True)]
+    return [Batch(x, y, weight, normalizer=sampled) for x, y, weight in zip(*pieces, strict=True)]
 
 
 def _fill(inputs: Tensor, targets: Tensor, prompt: Sequence[int], answer: Completion) -> None:

@@ -171,7 +171,7 @@ def _end(after: str, mark: str) -> tuple[int, int]:
         if _tree(textwrap.dedent(after[:start])) is not None:
             return start, end
     anywhere = re.search(re.escape(mark), after)
-    first = (alone or last or [anywhere])[0]
+    first = next(iter(alone or last), anywhere)
     return (first.start(), first.end()) if first else (len(after), len(after))
 
 

@@ -44,7 +44,8 @@ def evaluate(expression: str) -> str | None:
 def _tokens(text: str) -> list[str | Fraction]:
     if len(text) > MAX_CHARACTERS:
         raise Malformed
-    text, tokens, at = text.rstrip(), [], 0
+    text, at = text.rstrip(), 0
+    tokens: list[str | Fraction] = []
     while at < len(text):
         match = TOKEN.match(text, at)
         if match is None:
@@ -79,10 +80,11 @@ class _Parser:
 
     def take(self, *wanted: str) -> str | None:
         """The next token if it is one of those signs."""
-        if self.at < len(self.tokens) and self.tokens[self.at] in wanted:
-            self.at += 1
-            return self.tokens[self.at - 1]
-        return None
+        token = self.tokens[self.at] if self.at < len(self.tokens) else None
+        if not isinstance(token, str) or token not in wanted:
+            return None
+        self.at += 1
+        return token
 
     def sum(self) -> Fraction:
         value = self.product()
@@ -116,10 +118,11 @@ class _Parser:
         return value
 
     def number(self) -> Fraction:
-        if self.at == len(self.tokens) or not isinstance(self.tokens[self.at], Fraction):
+        token = self.tokens[self.at] if self.at < len(self.tokens) else None
+        if not isinstance(token, Fraction):
             raise Malformed
         self.at += 1
-        return self.tokens[self.at - 1]
+        return token
 
 
 def _written(value: Fraction) -> str:

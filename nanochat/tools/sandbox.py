@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Literal
 
@@ -88,6 +89,7 @@ def passes(code: str, function: str, tests: str, limits: Limits = DEFAULT) -> Re
     calls_in, calls_out = map(os.fdopen, os.pipe(), ("rb", "wb"))
     with calls_in, calls_out, _started("answer", code, function, limits, calls_in, subprocess.PIPE, None) as answering:
         replies = answering.stdout
+        assert replies is not None, "asked for as a pipe"
         with replies, _started("ask", tests, function, limits, replies, calls_out, subprocess.PIPE) as asking:
             for stream in (calls_in, calls_out, replies):
                 stream.close()  # only the two sandboxes hold the pipes now: the end of one is seen by the other
@@ -156,20 +158,22 @@ def _finish(process: subprocess.Popen, stdin: str, limits: Limits) -> Result:
     threads.append(threading.Thread(target=_feed, args=(process.stdin, stdin)))
     for thread in threads:
         thread.start()
-    outcome = None
+    timed_out = False
     try:
         process.wait(limits.seconds)
     except subprocess.TimeoutExpired:
-        outcome = "timed_out"
+        timed_out = True
         process.kill()
         process.wait()
     for thread in threads:
         thread.join()
     stdout, stderr = (data.decode(errors="replace") for data in held)
-    return Result(outcome or ("failed" if process.returncode else "finished"), process.returncode, stdout, stderr)
+    if timed_out:
+        return Result("timed_out", process.returncode, stdout, stderr)
+    return Result("failed" if process.returncode else "finished", process.returncode, stdout, stderr)
 
 
-def _read(stream: IO[bytes] | None, most: int, into: bytearray) -> None:
+def _read(stream: BufferedReader | None, most: int, into: bytearray) -> None:
     """Reads at most so many bytes, then closes: whoever goes on writing is stopped by the closed pipe."""
     if stream is None:
         return

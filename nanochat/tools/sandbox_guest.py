@@ -11,10 +11,11 @@ import os
 import resource
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SCALARS = (type(None), bool, int, float, str)
+SCALARS = (bool, int, float, str)
 SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
@@ -32,9 +33,11 @@ def limit(cpu_seconds: int, memory_bytes: int, file_bytes: int) -> None:
 
 def pack(value: Any) -> Any:
     """Plain data as JSON; a subclass becomes its plain base. TypeError for everything else."""
+    if value is None:
+        return None
     for scalar in SCALARS:
         if isinstance(value, scalar):
-            return value if value is None else scalar(value)
+            return scalar(value)
     if isinstance(value, dict):
         return {"dict": [[pack(key), pack(item)] for key, item in value.items()]}
     for name, kind in SEQUENCES.items():
@@ -102,4 +105,5 @@ def ask(path: str, function: str) -> None:
 if __name__ == "__main__":
     role, *limits = sys.argv[1:5]
     limit(*map(int, limits))
-    {"run": execute, "answer": answer, "ask": ask}[role](*sys.argv[5:])
+    roles: dict[str, Callable[..., Any]] = {"run": execute, "answer": answer, "ask": ask}
+    roles[role](*sys.argv[5:])

@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -76,7 +77,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return total
 
 
-def broadcast_object(value: object, source: int = 0) -> object:
+def broadcast_object(value: Any, source: int = 0) -> Any:
     """Rank `source`'s `value` on every rank; it travels as JSON, so lists come back as lists and tuples do too."""
     if not dist.is_initialized():
         return json.loads(json.dumps(value))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -222,11 +222,12 @@ def reproducible_sums(device: torch.device) -> Iterator[None]:
     if device.type != "cpu":
         yield
         return
-    before, fill = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
+    switch: Any = deterministic  # a property of the module, which type checkers do not see
+    before, fill = torch.are_deterministic_algorithms_enabled(), switch.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    deterministic.fill_uninitialized_memory = False  # nothing reads what it has not written; filling costs a pass
+    switch.fill_uninitialized_memory = False  # nothing reads what it has not written; filling costs a pass
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        deterministic.fill_uninitialized_memory = fill
+        switch.fill_uninitialized_memory = fill

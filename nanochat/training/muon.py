@@ -8,6 +8,8 @@ momentum, learning rates, processes (nanochat/training/optim.py).
 import torch
 from torch import Tensor
 
+Steps = tuple[tuple[float, float, float], ...]
+
 # Each step maps a singular value s to a s + b s³ + c s⁵. The classic quintic of the Muon post is steep at zero and
 # leaves singular values between about 0.7 and 1.2. Polar Express (arXiv:2505.16932): the best polynomial for each step.
 CLASSIC = ((3.4445, -4.7750, 2.0315),) * 5
@@ -20,12 +22,10 @@ POLAR_EXPRESS = (
 )
 # Polar Express diverges above 1, where rounding can put a singular value. These are its polynomials for a margin of
 # 2 %; those for 1 % gave singular values up to 2.4 in bf16 (64 x 64, Gaussian), these at most 1.15.
-MARGIN = {CLASSIC: 1.0, POLAR_EXPRESS: 1.02}
+MARGIN: dict[Steps, float] = {CLASSIC: 1.0, POLAR_EXPRESS: 1.02}
 
 
-def orthogonalize(
-    stack: Tensor, steps: tuple[tuple[float, float, float], ...] = CLASSIC, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def orthogonalize(stack: Tensor, steps: Steps = CLASSIC, dtype: torch.dtype = torch.float32) -> Tensor:
     """For each matrix U S Vᵀ of `stack` (N, rows, cols) about U Vᵀ, in `dtype`; a zero matrix stays zero.
 
     Newton-Schulz iteration. bf16 is enough for an update (Muon post), but faster only on a device that multiplies it

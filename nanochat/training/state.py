@@ -132,7 +132,7 @@ class TrainState:
         if self.world.rank == 0 and root.is_dir():
             checkpoint.remove_leftovers(root)
         found = checkpoint.newest(root) if self.world.rank == 0 else None
-        step = broadcast_object(found and found.step)
+        step = broadcast_object(found.step if found else None)
         if step is None:
             self._rewind(-1)
             return

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nanochat.artifacts import metrics, provenance
 from nanochat.artifacts.lease import TTL_SECONDS, Lease
@@ -63,8 +63,8 @@ class Observer:
     def finished(self, job: Job, outcome: Outcome) -> None:
         """The artifact lies whole in the store."""
 
-    def failed(self, job: Job, status: str, cause: str) -> None:
-        """It does not; `status` is FAILED or KILLED."""
+    def failed(self, job: Job, status: Literal["FAILED", "KILLED"], cause: str) -> None:
+        """It does not."""
 
 
 @dataclasses.dataclass(frozen=True)

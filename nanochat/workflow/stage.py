@@ -116,7 +116,7 @@ class StageContext:
         return self.input_parts[stage]
 
 
-@typing.dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(identity, execution))
+@typing.dataclass_transform(kw_only_default=True, frozen_default=True)
 class Stage:
     """Base of all stages. A subclass's fields are its knobs, its header its edges, its docstring its documentation."""
 
