@@ -112,11 +112,11 @@ def _flow(args: argparse.Namespace, force: list[str]) -> Any:
     warnings.simplefilter("ignore", DeprecationWarning)  # of the libraries underneath: nothing the user can do
     knobs = hidden(changed(args.recipe, apply(stages_of(args.recipe), args.settings)))
     with Display() as display:
-        shared.DISPLAY.append(display)
+        before = shared.DISPLAY.set(display)
         try:
             return pipeline(recipe=args.recipe, knobs=knobs, only=args.only, force=force, return_state=True)
         finally:
-            shared.DISPLAY.pop()
+            shared.DISPLAY.reset(before)
 
 
 def _show(args: argparse.Namespace, steps: list[Any], store: Store) -> int:

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
@@ -27,7 +28,8 @@ from nanochat.workflow.launch import Stopped
 from nanochat.workflow.plan import Step
 from nanochat.workflow.runner import Job, Outcome, RunContext, find, run_job
 
-DISPLAY: list[display.Display] = []  # the terminal of the command that runs the flow in its own process, if any
+# The terminal of the command that runs the flow in its own process, if any.
+DISPLAY: ContextVar[display.Display | None] = ContextVar("DISPLAY", default=None)
 
 
 class PipelineRun:
@@ -39,6 +41,7 @@ class PipelineRun:
         tracking_uri.check(where.tracking_uri)
         self.recipe, self.steps, self.where = recipe, steps, where
         self.force, self.gpu_deployment = force, gpu_deployment
+        self.display = DISPLAY.get()
         self.store = store.open_store(where.store, where.home / "cache", cache_bytes=where.cache_bytes)
         self.settings = settings_of(changed(recipe, [step.stage for step in steps]))
         self.stopping = threading.Event()
@@ -87,7 +90,7 @@ class PipelineRun:
         """Finds one artifact or makes it, here or on the GPU pool. Raises as `runner.run_job` does."""
         if self.stopping.is_set():
             raise Stopped("the run was cancelled")
-        observer = FlowObserver(self.stopping, self._begin, DISPLAY[-1] if DISPLAY else None)
+        observer = FlowObserver(self.stopping, self._begin, self.display)
         outcome = None if job.stage.name in self.force else find(job, self.store)
         if outcome is None and self.gpu_deployment and job.stage.on == "gpu":
             outcome = remote.make(self, job, observer)

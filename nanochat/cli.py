@@ -181,7 +181,8 @@ def command_chat(args: argparse.Namespace, open_store: OpenStore) -> int:
 
 def newest_chat_model(store: Store) -> str:
     """The chat model made last. ValueError where there is none."""
-    made = [a for a in store.addresses() if a.split("/")[0] in ("rl", "sft", "midtrain")]
+    chat_models = {stage.name for stage in pipeline.Register.takes if set(pipeline.MODEL_FILES) <= set(stage.makes)}
+    made = [address for address in store.addresses() if address.split("/")[0] in chat_models]
     if not made:
         raise ValueError(f"no chat model in {store.uri}: make one with `nanochat run tiny`, or name its --store")
     return max(made, key=lambda address: (store.record(address) or {}).get("finished", 0.0))

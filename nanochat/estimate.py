@@ -12,13 +12,12 @@ from typing import Any
 
 from nanochat import scaling
 from nanochat.errors import unknown
+from nanochat.gpus import DOLLARS_AN_HOUR, PEAK_FLOPS
 from nanochat.pipeline import Pretrain, Tokenize, Tokenizer
 from nanochat.redaction import bare
 from nanochat.workflow.explain import Status
 from nanochat.workflow.plan import Step
 
-# Dense bf16 peak in FLOP/s (data sheets), US dollars an hour on demand (as nanochat's report card has them, 2025-11).
-GPUS = {"H200": (989e12, 3.5), "H100": (989e12, 3.0), "A100": (312e12, 1.79)}
 MFU = 0.45  # of a well-filled GPU; nanochat's d32 ran at 0.51 on 8 H100s (2025-10)
 GIB = 2**30
 
@@ -28,8 +27,8 @@ def parse_gpus(text: str) -> tuple[int, str]:
     match = re.fullmatch(r"([0-9]{1,6})x(\w+)", text)
     if not match or int(match[1]) < 1:
         raise ValueError(f"--gpus {text!r}: write it as 8xH100")
-    if match[2] not in GPUS:
-        raise ValueError(unknown("GPU", match[2], GPUS))
+    if match[2] not in DOLLARS_AN_HOUR:
+        raise ValueError(unknown("GPU", match[2], DOLLARS_AN_HOUR))
     return int(match[1]), match[2]
 
 
@@ -77,9 +76,8 @@ def _model(by_name: dict[str, Step], stage: Pretrain, gpus: str) -> dict[str, An
     }
     if gpus:
         count, kind = parse_gpus(gpus)
-        peak, price = GPUS[kind]
-        hours = derived.flops / (count * peak * MFU) / 3600
-        described |= {"gpus": gpus, "hours": hours, "dollars": hours * count * price}
+        hours = derived.flops / (count * PEAK_FLOPS[kind] * MFU) / 3600
+        described |= {"gpus": gpus, "hours": hours, "dollars": hours * count * DOLLARS_AN_HOUR[kind]}
     return described
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Literal
 
 from nanochat.data.sources import environment_digest, parse_source
+from nanochat.data.special_tokens import SPECIAL_TOKENS
 from nanochat.tasks.mixture import parse_mixture
 from nanochat.workflow.stage import STAGES, Stage, execution, identity  # noqa: F401 (STAGES: the list of the classes below)
 
 MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json", "token_bytes.npy")
 SCORE_FILES = ("scores.json", "samples.md")
-NUM_SPECIAL_TOKENS = 9
 
 
 class Download(Stage, makes=("index.json",), mapped=True):
@@ -66,7 +66,7 @@ class WordCounts(Stage, takes=(Download,), makes=("index.json",), mapped=True):
 class Tokenizer(Stage, takes=(Download, WordCounts), makes=("tokenizer.json",)):
     """Learns the byte-level BPE tokenizer (in Rust) from the words of all training shards."""
 
-    vocab_size: int = identity(32768, "tokens, the nine special ones included", at_least=256 + NUM_SPECIAL_TOKENS)
+    vocab_size: int = identity(32768, "tokens, the nine special ones included", at_least=256 + len(SPECIAL_TOKENS))
 
     def label(self) -> str:
         return f"v{self.vocab_size}"
@@ -101,18 +101,23 @@ class TaskData(Stage, makes=("index.json",)):
         return self.tasks.replace(" ", "").replace(",", "-") or "generated"
 
 
-class Trained(Stage, abstract=True):
+class ModelStage(Stage, abstract=True):
+    """What all stages that run a model have in common."""
+
+    device: Literal["auto", "cpu", "cuda"] = execution("auto", "where the model runs")
+    dtype: Literal["auto", "bfloat16", "float32"] = execution(
+        "auto", "of the matrix products; auto: bfloat16 where the processor has it"
+    )
+
+
+class Trained(ModelStage, abstract=True):
     """What all stages that train have in common."""
 
     seed: int = identity(1, "of the initial weights, the order of the data and the samples", at_least=0)
     num_steps: int = identity(0, "optimizer steps; 0: as the horizon or one epoch says", at_least=0)
     device_batch_size: int = execution(32, "rows per rank and forward pass; lower it when memory runs out", at_least=1)
     num_ranks: int = execution(1, "processes, one per GPU", at_least=1)
-    device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to train")
     compile: bool = execution(True, "compile the model: seconds once, then about twice as fast")
-    dtype: Literal["auto", "bfloat16", "float32"] = execution(
-        "auto", "of the matrix products; auto: bfloat16 where the processor has it"
-    )
     log_every: int = execution(10, "steps between two logged metrics", at_least=1)
     eval_every: int = execution(0, "steps between two looks at the validation loss; 0: only at the end", at_least=0)
     checkpoint_every: int = execution(250, "steps between two checkpoints; 0: only at the end", at_least=0)
@@ -164,7 +169,7 @@ class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"
         return f"d{self.depth}"
 
 
-class BaseEval(Stage, takes=(Pretrain, Tokenize), makes=SCORE_FILES, on="gpu"):
+class BaseEval(ModelStage, takes=(Pretrain, Tokenize), makes=SCORE_FILES, on="gpu"):
     """Measures the base model: bits per byte on the pinned shard, CORE on the tasks at hand, samples."""
 
     eval_rows: int = identity(4096, "validation rows for bits per byte, or as many as there are", at_least=1)
@@ -172,10 +177,6 @@ class BaseEval(Stage, takes=(Pretrain, Tokenize), makes=SCORE_FILES, on="gpu"):
     core_max_per_task: int = identity(500, "examples per CORE task", at_least=1)
     core_revision: str = identity("", "hand-bumped when the CORE bundle is another one")
     core_data: str = execution("", "folder of the CORE bundle (core_meta.json and the JSON lines)")
-    device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to evaluate")
-    dtype: Literal["auto", "bfloat16", "float32"] = execution(
-        "auto", "of the matrix products; auto: bfloat16 where the processor has it"
-    )
     device_batch_size: int = execution(16, "rows per forward pass", at_least=1)
 
 
@@ -197,17 +198,13 @@ class Midtrain(Chat, takes=(Pretrain, TaskData), makes=MODEL_FILES, on="gpu"):
     """Teaches the conversation format, multiple choice and tools; the loss is on all tokens."""
 
 
-class ChatEval(Stage, abstract=True, work="chat_eval"):
+class ChatEval(ModelStage, abstract=True, work="chat_eval"):
     """What all evaluations of a chat model have in common."""
 
     tasks: str = identity("", "tasks to ask, comma-separated")
     max_problems: int = identity(200, "held-out problems of each task, or as many as there are", at_least=1)
     max_new_tokens: int = identity(512, "tokens of an answer", at_least=1)
     temperature: float = identity(0.0, "0: always the likeliest token", at_least=0)
-    device: Literal["auto", "cpu", "cuda"] = execution("auto", "where to evaluate")
-    dtype: Literal["auto", "bfloat16", "float32"] = execution(
-        "auto", "of the matrix products; auto: bfloat16 where the processor has it"
-    )
     device_batch_size: int = execution(64, "conversations decoded together", at_least=1)
 
 

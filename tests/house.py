@@ -20,7 +20,7 @@ ONE_FILE = {"boto3": "flows/store.py", "botocore": "flows/store.py", "mlflow": "
 
 # A room of nanochat/, or a file on top of it, and the rooms and files that it may import; type-only imports count, and
 # everyone may import GROUND. This table is the house: docs/architecture.md draws it.
-GROUND = {"errors", "locations", "redaction", "environment"}
+GROUND = {"errors", "locations", "redaction", "environment", "gpus"}
 ROOMS = {
     "artifacts": set(),
     "tools": set(),

@@ -9,7 +9,6 @@ conversations and their order alone. Documents for pretraining are packed in nan
 import dataclasses
 import json
 import shutil
-from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from nanochat.artifacts.files import sync
+from nanochat.data.best_fit import BestFitQueue
 from nanochat.data.chat_template import truncate
 
 PADDING, CONTEXT, ASSISTANT = 0, 1, 2  # labels of tokens: no token, read only, said by the assistant
@@ -101,11 +101,11 @@ def pack(
 def best_fit(lengths: Sequence[int], capacity: int, buffer: int = BUFFER) -> list[list[int]]:
     """Rows as lists of indices into `lengths`, none of which exceeds `capacity`.
 
-    The longest waiting of the buffer opens a row; then whatever fits best into the room left, the oldest of equals.
+    The oldest of the buffer opens a row; then whatever fits best into the room left, the oldest of equals.
     """
     rows: list[list[int]] = []
     waiting: dict[int, None] = {}  # in order of arrival
-    by_length: list[tuple[int, int]] = []  # (length, -index): of equals the oldest stands last
+    queue = BestFitQueue()
     coming = iter(enumerate(lengths))
 
     def refill() -> None:
@@ -113,21 +113,19 @@ def best_fit(lengths: Sequence[int], capacity: int, buffer: int = BUFFER) -> lis
             index, length = arrived
             assert 0 < length <= capacity, (length, capacity)
             waiting[index] = None
-            insort(by_length, (length, -index))
-
-    def take(at: int) -> int:
-        length, negative = by_length.pop(at)
-        del waiting[-negative]
-        rows[-1].append(-negative)
-        return length
+            queue.add(index, length)
 
     refill()
     while waiting:
-        rows.append([])
         oldest = next(iter(waiting))
-        room = capacity - take(bisect_right(by_length, (lengths[oldest], -oldest)) - 1)
+        queue.remove(oldest, lengths[oldest])
+        row, room = [oldest], capacity - lengths[oldest]
+        del waiting[oldest]
         refill()
-        while (fitting := bisect_right(by_length, (room, 0)) - 1) >= 0:
-            room -= take(fitting)
+        while (fitting := queue.take_longest(room)) is not None:
+            row.append(fitting)
+            room -= lengths[fitting]
+            del waiting[fitting]
             refill()
+        rows.append(row)
     return rows

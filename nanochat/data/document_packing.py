@@ -7,10 +7,11 @@ alone. Documents longer than a row are split before packing, so that none can cl
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+
+from nanochat.data.best_fit import BestFitQueue
 
 
 def pieces(ids: Sequence[int] | np.ndarray, bos: int, capacity: int) -> Iterator[np.ndarray]:
@@ -35,22 +36,21 @@ def best_fit(documents: Iterable[np.ndarray], capacity: int, buffer_docs: int, b
     """
     coming = iter(documents)
     waiting: dict[int, np.ndarray] = {}  # by number, in order of arrival
-    by_length: list[tuple[int, int]] = []  # (length, -number): of equals the oldest stands last
+    queue = BestFitQueue()
     number = 0
     assert capacity > 1, capacity
     row, room = _empty(capacity)
     while True:
-        while len(by_length) < buffer_docs and (document := next(coming, None)) is not None:
+        while len(queue) < buffer_docs and (document := next(coming, None)) is not None:
             assert 0 < len(document) <= capacity, (len(document), capacity)
             number += 1
             waiting[number] = document
-            insort(by_length, (len(document), -number))
+            queue.add(number, len(document))
         if room == 1:
             row[-1:], room = bos, 0
-        elif by_length:
-            fitting = bisect_right(by_length, (room, 0)) - 1
-            _, negative = by_length.pop(max(fitting, 0))
-            taken = waiting.pop(-negative)[:room]
+        elif queue:
+            fitting = queue.take_longest(room)
+            taken = waiting.pop(queue.take_shortest() if fitting is None else fitting)[:room]
             row[capacity - room :][: len(taken)] = taken
             room -= len(taken)
         else:

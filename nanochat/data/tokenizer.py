@@ -20,23 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nanochat.data.python_bpe import SPLIT_PATTERN, PlainEncoder
+from nanochat.data.special_tokens import BOS, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     import tiktoken
 
 FORMAT = "nanochat-tokenizer-1"
-BOS = "<|bos|>"
-SPECIAL_TOKENS = (
-    BOS,
-    "<|user_start|>",
-    "<|user_end|>",
-    "<|assistant_start|>",
-    "<|assistant_end|>",
-    "<|python_start|>",
-    "<|python_end|>",
-    "<|output_start|>",
-    "<|output_end|>",
-)
 _SINGLE_BYTES = tuple(bytes([byte]) for byte in range(256))
 
 

@@ -15,7 +15,7 @@ import torch
 
 from nanochat.data.chat_template import render_prompt
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.inference.engine import Engine
+from nanochat.inference.engine import Engine, pad_right
 from nanochat.model.gpt import GPT
 from nanochat.tasks.task import Task
 
@@ -79,10 +79,7 @@ def _chosen(engine: Engine, task: Task, prompts: dict[int, list[int]]) -> dict[i
 def last_logits(model: GPT, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
     """Logits (P, V) after the last token of each prompt, in one forward."""
     counts = torch.tensor([len(prompt) for prompt in prompts])
-    padded = torch.zeros(len(prompts), int(counts.max()), dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        padded[row, : len(prompt)] = torch.tensor(prompt)
-    return model(padded.to(model.wte.weight.device), last=counts - 1).cpu()
+    return model(pad_right(prompts).to(model.wte.weight.device), last=counts - 1).cpu()
 
 
 def _single_token(tokenizer: Tokenizer, letter: str) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nanochat.evaluation.core_bundle import CoreTask, prompts
 from nanochat.evaluation.scores import TaskScore, text_digest
+from nanochat.inference.engine import pad_right
 from nanochat.model.gpt import GPT
 from nanochat.model.kv_cache import KVCache
 
@@ -121,9 +122,9 @@ def answer(model: GPT, batch: Sequence[Question]) -> list[bool]:
     room = longest + max(map(len, tails))
     cache = KVCache(model.config, len(heads), room, device, model.compute_dtype)
     if longest:
-        model.features(_padded(heads, device), cache)
+        model.features(pad_right(heads).to(device), cache)
         cache.advance([len(head) for head in heads])
-    tokens = _padded(tails, device)  # (R, T)
+    tokens = pad_right(tails).to(device)  # (R, T)
     logits = model(tokens, cache.select(owner) if len(owner) > len(heads) else cache)[:, :-1]  # (R, T - 1, V)
     targets = tokens[:, 1:]
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
@@ -145,9 +146,3 @@ def _verdicts(batch: Sequence[Question], losses: Tensor, hits: Tensor) -> list[b
             row += 1
         verdicts.append(exact[0] if len(item.rows) == 1 else means.index(min(means)) == item.gold)
     return verdicts
-
-
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Rows (R, T) filled up on the right with token 0, whose outputs nobody reads."""
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)

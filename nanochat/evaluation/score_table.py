@@ -9,22 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-COLUMNS = {"base_eval": "base", "chat_eval_mid": "mid", "chat_eval_sft": "sft", "chat_eval_rl": "rl"}
-EVALUATED_BY = {"midtrain": "chat_eval_mid", "sft": "chat_eval_sft", "rl": "chat_eval_rl"}
 BITS_PER_BYTE = "bits_per_byte"
 
 
 def table(report: Mapping[str, Any]) -> str:
     """The scores of report.json, stages across and tasks down: a Markdown table that a terminal shows as well."""
     stages = report["stages"]
-    metrics = _ordered(metric for name in COLUMNS if name in stages for metric in stages[name]["metrics"])
-    rows = [["score", *(COLUMNS[name] for name in COLUMNS if name in stages)]]
+    metrics = _ordered(metric for stage in stages.values() for metric in stage["metrics"])
+    rows = [["score", *map(column, stages)]]
     for metric in metrics:
-        rows.append([_label(metric, stages), *(_figure(metric, stages[name]) for name in COLUMNS if name in stages)])
+        rows.append([_label(metric, stages), *(_figure(metric, stage) for stage in stages.values())])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [_line(row, widths) for row in rows]
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def column(evaluation: str) -> str:
+    """The heading of an evaluation: `base_eval` → base, `chat_eval_sft` → sft."""
+    return evaluation.removeprefix("chat_eval_").removesuffix("_eval")
 
 
 def _ordered(metrics: Iterable[str]) -> list[str]:

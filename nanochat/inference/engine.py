@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from nanochat.inference.sampling import check_settings, choose, draws
 from nanochat.inference.tool_calls import ToolCalls
@@ -163,10 +164,7 @@ class Engine:
         """Logits (P, V) after each prompt, and a cache with `room` more positions than the longest prompt."""
         model, device = self.model, self.model.wte.weight.device
         counts = torch.tensor([len(prompt) for prompt in prompts])  # (P,)
-        padded = torch.zeros(len(prompts), int(counts.max()), dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            padded[row, : len(prompt)] = torch.tensor(prompt)
-        padded = padded.to(device)
+        padded = pad_right(prompts).to(device)
         cache = KVCache(model.config, len(prompts), padded.size(1) + room, device, model.compute_dtype)
         logits = torch.empty(len(prompts), model.config.vocab_size, device=device)
         width = max(1, PREFILL_TOKENS // len(prompts))
@@ -208,7 +206,7 @@ class Engine:
                 return
             keep = np.flatnonzero(alive[rows])
             if len(keep) < CROWDED * len(rows):
-                rows, cache = rows[keep], cache.select(keep)
+                rows, cache = rows[keep], cache.select(torch.from_numpy(keep))
             with torch.inference_mode():
                 latest = torch.from_numpy(batch.tokens[rows, column]).to(device)[:, None]  # (B, 1)
                 logits = self.model(latest, cache)[:, 0]  # (B, V)
@@ -247,3 +245,8 @@ class Engine:
             self.tokenizer.decode(tokens[:-1] if finished else tokens),
             finished,
         )
+
+
+def pad_right(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Tokens (R, T) of rows of different lengths, filled up on the right with token 0, whose outputs nobody reads."""
+    return pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True)

@@ -9,7 +9,6 @@ Not here: sampling and scheduling of rows (nanochat/inference/engine.py).
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,7 +66,7 @@ class KVCache:
         self.lengths = self.lengths + counts
         self._forget()
 
-    def select(self, rows: Sequence[int] | np.ndarray | Tensor) -> "KVCache":
+    def select(self, rows: Sequence[int] | Tensor) -> "KVCache":
         """A new cache holding a copy of these rows, in this order; a row may be named more than once."""
         rows = torch.as_tensor(rows).cpu().long()
         if rows.numel() == 0 or (rows < 0).any() or (rows >= self.batch_size).any():

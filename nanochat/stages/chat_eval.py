@@ -19,6 +19,7 @@ from nanochat.evaluation.chat_questions import Answer, ask
 from nanochat.evaluation.scores import TaskScore
 from nanochat.inference.engine import Engine
 from nanochat.inference.load import load
+from nanochat.model.weights import WEIGHTS
 from nanochat.tasks import make
 from nanochat.tasks.task import Task, comma_separated
 from nanochat.tools import sandbox
@@ -27,7 +28,6 @@ from nanochat.workflow.stage import StageContext
 if TYPE_CHECKING:
     from nanochat.pipeline import ChatEval
 
-TRAINED = ("midtrain", "sft", "rl")
 SAMPLES_PER_TASK = 8
 
 
@@ -39,7 +39,7 @@ def run(stage: ChatEval, ctx: StageContext) -> dict[str, float]:
         there.
     """
     tasks, not_run = _tasks(stage, ctx)
-    engine = Engine(*load(_trained(ctx), stage.device, stage.dtype))
+    engine = Engine(*load(_trained(stage, ctx), stage.device, stage.dtype))
     sizes = {name: min(stage.max_problems, len(task)) for name, task in tasks.items()}
     decoding: dict[str, Any] = {"temperature": stage.temperature, "max_new_tokens": stage.max_new_tokens}
     total, before = sum(sizes.values()), 0
@@ -84,11 +84,10 @@ def _tasks(stage: ChatEval, ctx: StageContext) -> tuple[dict[str, Task], dict[st
     return {name: task for name, task in tasks.items() if name not in not_run}, not_run
 
 
-def _trained(ctx: StageContext) -> Path:
+def _trained(stage: ChatEval, ctx: StageContext) -> Path:
     """The artifact of the one trained stage among the inputs."""
-    found = [ctx[name] for name in TRAINED if name in ctx.inputs]
-    assert len(found) == 1, sorted(ctx.inputs)
-    return found[0]
+    (model,) = (taken.name for taken in stage.takes if WEIGHTS in taken.makes)
+    return ctx[model]
 
 
 def _problem_text(conversation: dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from nanochat.evaluation.score_table import EVALUATED_BY
 from nanochat.workflow.stage import StageContext
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def run(stage: Register, ctx: StageContext) -> dict[str, float]:
     """
     stages = json.loads((ctx["report"] / "report.json").read_text(encoding="utf-8"))["stages"]
     versions = []
-    for name, evaluation in EVALUATED_BY.items():
+    for name, evaluation in _evaluations(stage).items():
         measured = stages[evaluation]
         if stage.metric not in measured["metrics"]:
             known = ", ".join(sorted(measured["metrics"]))
@@ -43,3 +42,13 @@ def run(stage: Register, ctx: StageContext) -> dict[str, float]:
     proposal = {"metric": stage.metric, "candidate": versions[-1]["stage"], "versions": versions}
     (ctx.out / "versions.json").write_text(json.dumps(proposal, indent=1) + "\n", encoding="utf-8")
     return {stage.metric: versions[-1]["metrics"][stage.metric]}
+
+
+def _evaluations(stage: Register) -> dict[str, str]:
+    """Every chat model that is registered, and the stage that evaluated it."""
+    pairs = ((taken, evaluation) for report in stage.takes for evaluation in report.takes for taken in evaluation.takes)
+    return {
+        taken.name: evaluation.name
+        for taken, evaluation in pairs
+        if taken in stage.takes and "scores.json" in evaluation.makes
+    }

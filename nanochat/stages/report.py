@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nanochat.evaluation import scores
-from nanochat.evaluation.score_table import COLUMNS, EVALUATED_BY, table
+from nanochat.evaluation.score_table import column, table
 from nanochat.workflow.stage import StageContext
 
 if TYPE_CHECKING:
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 def run(stage: Report, ctx: StageContext) -> dict[str, float]:
     """Writes report.md and report.json; returns every figure as `column.metric`, e.g. `sft.chatcore`."""
     content: dict[str, Any] = {"stages": {}}
-    for name in COLUMNS:
+    for name in (taken.name for taken in stage.takes):
         score = scores.read(ctx[name])
         kept = {key: score[key] for key in ("metrics", "tasks", "digest")}
         content["stages"][name] = {"address": ctx.addresses[name], **kept, "not_run": score.get("not_run", {})}
     (ctx.out / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (ctx.out / "report.md").write_text(_markdown(content), encoding="utf-8")
     return {
-        f"{column}.{metric}": value
-        for name, column in COLUMNS.items()
-        for metric, value in content["stages"][name]["metrics"].items()
+        f"{column(name)}.{metric}": value
+        for name, measured in content["stages"].items()
+        for metric, value in measured["metrics"].items()
     }
 
 
@@ -43,11 +43,11 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
     yield "# Scores\n"
     yield table(content)
     yield "\n`chatcore` and `core` are means of accuracies centered so that guessing gives 0."
-    chats = {stages[name]["digest"] for name in EVALUATED_BY.values()}
+    chats = {stages[name]["digest"] for name in stages if name.startswith("chat_eval")}
     if len(chats) > 1:
         yield "\n**The chat stages were asked different questions: their figures cannot be compared.**"
     for name, reason in {task: why for stage in stages.values() for task, why in stage["not_run"].items()}.items():
         yield f"\n{name}: {reason}."
     yield "\n| measured | address | asked |\n|---|---|---|"
-    for name, column in COLUMNS.items():
-        yield f"| {column} | `{stages[name]['address']}` | `{stages[name]['digest'][:12]}` |"
+    for name in stages:
+        yield f"| {column(name)} | `{stages[name]['address']}` | `{stages[name]['digest'][:12]}` |"

@@ -15,21 +15,13 @@ import torch
 from torch import Tensor
 
 from nanochat.artifacts.metrics import Metrics
+from nanochat.gpus import peak_flops
 from nanochat.model.gpt import GPT
 from nanochat.training import checkpoint
 from nanochat.training.distributed import World, barrier, broadcast_object
 from nanochat.training.optim import MuonAdamW
 
 Numbers = dict[str, float]
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-}
 
 
 @dataclass
@@ -95,7 +87,7 @@ class TrainState:
             return {}
         tok_per_s = self.tokens_per_step / step_seconds
         pace = {"tok_per_s": tok_per_s, "eta_seconds": (self.num_steps - self.step) * step_seconds}
-        if peak := peak_flops(self.world.device):
+        if peak := _peak_flops(self.world.device):
             pace["mfu"] = tok_per_s * self.model.flops_per_token() / (peak * self.world.size)
         return pace
 
@@ -173,9 +165,6 @@ def diverged(symptom: str, step: int) -> str:
     )
 
 
-def peak_flops(device: torch.device) -> float | None:
-    """Dense bf16 FLOP/s of the GPU by NVIDIA's data sheets; None where it is not known, as on a CPU."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+def _peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 FLOP/s of the GPU; None where it is not known, as on a CPU."""
+    return peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
