@@ -4,7 +4,7 @@ Three tables. `forms`: compiled, in the precision that the processor multiplies 
 queries is the fastest form of this model. `share`: how much of a step is the optimizer's. `waiting`: a bounded spin of
 OpenMP's threads keeps at least 95 % of the default's speed on a quiet machine and 45 % of it beside one busy process.
 Forms and settings take turns, so that a busy machine slows all of them alike; medians, and ratios to the first line.
-Not covered: compile time, GPUs, quality of the result (tests/test_model.py holds every form to the same numbers).
+Not covered: compile time, GPUs, quality of the result (tests/model/test_model.py holds every form to the same numbers).
 """
 
 import argparse

@@ -24,7 +24,8 @@ from nanochat.workflow import launch
 from nanochat.workflow.plan import plan
 from nanochat.workflow.runner import work_directory
 from tests import toy_corpus
-from tests.prefect_server import ROOT, eventually
+from tests.paths import ROOT
+from tests.prefect_server import eventually
 
 
 class FlowHome:

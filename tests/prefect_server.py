@@ -22,12 +22,12 @@ import pytest
 from flows.first_use import locked
 from flows.loopback import open_url
 from flows.server import QUIET, free_port
+from tests.paths import ROOT
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun, State
 
-ROOT = Path(__file__).parents[1]
 START_SECONDS = 90.0
 
 

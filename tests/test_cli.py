@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -11,6 +10,7 @@ from nanochat import cli as library
 from nanochat import estimate
 from nanochat.artifacts.store import FileStore
 from tests import toy_corpus
+from tests.paths import ROOT
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_every_command_has_help(capsys):
 
 def test_the_readme_s_generated_parts_are_fresh(tmp_path, capsys):
     readme = tmp_path / "README.md"
-    shutil.copyfile(Path(__file__).parents[1] / "README.md", readme)
+    shutil.copyfile(ROOT / "README.md", readme)
     assert library.main(["readme", "--file", str(readme), "--check"]) == 0
     readme.write_text(readme.read_text(encoding="utf-8").replace("**rl**", "**lr**"), encoding="utf-8")
     assert library.main(["readme", "--file", str(readme), "--check"]) == 1

@@ -7,7 +7,6 @@ import shutil
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,8 +19,8 @@ from nanochat.cli import main
 from nanochat.data.tokenizer import whole_characters
 from nanochat.errors import LARGEST
 from nanochat.inference.sampling import check_settings
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 GIT = ["git", "-c", "user.name=n", "-c", "user.email=n@example.invalid"]
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 

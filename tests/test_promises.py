@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy
 import pytest
@@ -25,9 +24,9 @@ from nanochat.workflow import launch, runner
 from nanochat.workflow.plan import plan
 from nanochat.workflow.runner import Observer, RunContext, work_directory
 from tests import toy_corpus
+from tests.paths import ROOT
 from tests.s3_server import s3_server_fixture  # noqa: F401
 
-ROOT = Path(__file__).parents[1]
 STEPS = [
     f"{stage}.{knob}"
     for stage in ("pretrain", "sft", "rl")

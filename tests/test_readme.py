@@ -3,7 +3,6 @@
 import argparse
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,8 @@ from flows import cli
 from nanochat import cli as library
 from nanochat import recipes
 from tests import toy_corpus
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
     line.split("#")[0].strip()
@@ -24,14 +23,14 @@ COMMANDS = [
 ELSEWHERE = {
     "make demo": ".ci/run",
     "make test": ".ci/run",
-    ".venv/bin/nanochat ui": "tests/test_ui.py",
+    ".venv/bin/nanochat ui": "tests/flows/test_ui.py",
     "prefect work-pool create": "deployments/README.md",  # which test_deployments.py executes word for word
     "prefect work-pool set-concurrency-limit": "deployments/README.md",
     "prefect deploy --all": "deployments/README.md",
-    "prefect worker start": "tests/test_remote.py",
+    "prefect worker start": "tests/flows/test_remote.py",
     "nanochat run tiny --only longest": "tests/test_promises.py",
-    "nanochat run": "tests/test_flow.py",
-    "nanochat chat": "tests/test_chat.py",
+    "nanochat run": "tests/flows/test_flow.py",
+    "nanochat chat": "tests/inference/test_chat.py",
     "python -m nanochat run": "tests/test_promises.py",
 }
 HERE = ("nanochat plan", "nanochat knobs", "nanochat explain", "nanochat ls")

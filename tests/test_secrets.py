@@ -12,7 +12,7 @@ from contextlib import closing
 
 from flows.form import HIDDEN, filled_in, hidden, revealed, settings_of
 from tests import mlflow_server, toy_corpus
-from tests.prefect_server import ROOT
+from tests.paths import ROOT
 from tests.s3_server import free_port
 
 SIGNED = "http://me:SECRET@host/{index:05d}.parquet?X-Signature=SECRET"

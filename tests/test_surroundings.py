@@ -17,9 +17,9 @@ from nanochat.training import distributed
 from nanochat.workflow import launch
 from tests import toy_corpus
 from tests.decoys import lay_decoys
+from tests.paths import ROOT
 from tests.prefect_server import eventually
 
-ROOT = Path(__file__).parents[1]
 NAMELESS = ("unshare", "--user", "--map-root-user", "--uts")  # in a machine name of one's own
 UNKNOWN_NAME = "hostname no-such-name.invalid"
 

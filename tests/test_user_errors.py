@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,7 @@ from nanochat.artifacts.store import FileStore
 from nanochat.cli import main
 from nanochat.inference.sampling import choose
 from nanochat.workflow import launch
-
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
 
 
 def test_the_coldest_temperature_draws_the_likeliest_token():
