@@ -69,8 +69,9 @@ def _run(spec: dict[str, Any], work: Path, rank: int) -> dict[str, float]:
         addresses=spec["addresses"],
     )
     stage = STAGES[spec["stage"]](**spec["knobs"])
-    if rank == 0 and "dtype" in spec["knobs"]:
-        _note_arithmetic(spec["knobs"]["dtype"], spec["knobs"]["device"], work)
+    knobs = stage.values("execution")
+    if rank == 0 and "dtype" in knobs:
+        _note_arithmetic(knobs["dtype"], knobs["device"], work)
     work_of = importlib.import_module(f"nanochat.stages.{stage.work}")
     return work_of.gather(stage, ctx) if spec["gather"] else work_of.run(stage, ctx)
 
