@@ -184,8 +184,10 @@ def table(way: str, runs: dict[str, list[dict]]) -> str:
     for name in runs:
         speed = [median(name, cold), median(name, warm)]
         base = [median("tiktoken", cold), median("tiktoken", warm)] if reference else [float("nan")] * 2
-        same = {run["digest"] for run in runs[name]} == reference
-        ids = "-" if not reference or not runs[name] else "as tiktoken" if same else "DIFFERENT"
+        ids = "-"
+        if reference and runs[name]:
+            same = {run["digest"] for run in runs[name]} == reference
+            ids = "as tiktoken" if same else "DIFFERENT"
         lines.append(
             f"| {name} | {speed[0]:.1f} | {speed[1]:.1f} | {median(name, million_tokens):.2f} "
             f"| {speed[0] / base[0]:.1f} | {speed[1] / base[1]:.1f} | {ids} |"

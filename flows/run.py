@@ -162,7 +162,10 @@ class PipelineRun:
         lines += ["| stage | | where |", "|---|---|---|"]
         for step in self.steps:
             outcome = self.outcomes.get(step.address)
-            became = "not made" if outcome is None else "cached" if outcome.cached else f"{outcome.seconds:.1f} s"
-            lines.append(f"| {step.address} | {became} | {self._place(step.address) if outcome else ''} |")
+            if outcome is None:
+                lines.append(f"| {step.address} | not made | |")
+            else:
+                became = "cached" if outcome.cached else f"{outcome.seconds:.1f} s"
+                lines.append(f"| {step.address} | {became} | {self._place(step.address)} |")
         key = artifact_key(f"nanochat-{self.recipe}")
         attempt(create_markdown_artifact, key=key, markdown="\n".join(lines), description="where everything lies")

@@ -180,7 +180,11 @@ class S3Store(Store):
                 time.sleep(min(0.1 * 2**attempt, 10))
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
-        condition = {"IfNoneMatch": "*"} if if_absent else {} if if_match is None else {"IfMatch": if_match}
+        condition = {}
+        if if_absent:
+            condition = {"IfNoneMatch": "*"}
+        elif if_match is not None:
+            condition = {"IfMatch": if_match}
         request = {"Bucket": self.bucket, "Key": self._key(key), "Body": data, **condition}
         with self._told(f"writing {key}"):
             try:

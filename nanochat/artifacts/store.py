@@ -163,10 +163,11 @@ class FileStore(Store):
     def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         path = self._path(key)
         with self._locked():
-            if if_absent or if_match is not None:
-                found = self.get(key)
-                if (found is not None) if if_absent else (found is None or found[1] != if_match):
-                    raise Conflict(key)
+            found = self.get(key) if if_absent or if_match is not None else None
+            if if_absent and found is not None:
+                raise Conflict(key)
+            if if_match is not None and (found is None or found[1] != if_match):
+                raise Conflict(key)
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
             fresh.write_bytes(data)

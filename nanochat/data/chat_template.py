@@ -105,9 +105,8 @@ def _check(index: int, message: Message) -> None:
     if isinstance(content, str):
         return
     if role != "assistant" or not isinstance(content, list):
-        raise _wrong(
-            index, role, f"the content must be text{' or a list of parts' * (role == 'assistant')}, not {content!r}"
-        )
+        allowed = "text or a list of parts" if role == "assistant" else "text"
+        raise _wrong(index, role, f"the content must be {allowed}, not {content!r}")
     before = None
     for part in content:
         kind = part.get("type")

@@ -72,7 +72,8 @@ def request(url: str) -> urllib.request.Request:
 def is_hub(url: str) -> bool:
     """Whether it is an address of Hugging Face's hub, which alone is shown its token."""
     parts = urlsplit(url)
-    return parts.scheme == "https" and f".{(parts.hostname or '').lower()}".endswith(f".{HUB}")
+    host = (parts.hostname or "").lower()
+    return parts.scheme == "https" and (host == HUB or host.endswith(f".{HUB}"))
 
 
 def opener() -> urllib.request.OpenerDirector:

@@ -25,7 +25,9 @@ def compute_dtype(knob: str, device: torch.device) -> torch.dtype:
     Without them torch multiplies bf16 number by number: 26 times slower than fp32 on an AVX2 processor. By capability,
     because `torch.cuda.is_bf16_supported()` also says yes where bf16 is emulated. bf16 needs no loss scaling.
     """
-    return KNOBS[knob] if knob != "auto" else torch.bfloat16 if bf16_units(device) else torch.float32
+    if knob != "auto":
+        return KNOBS[knob]
+    return torch.bfloat16 if bf16_units(device) else torch.float32
 
 
 def device_of(knob: str, local_rank: int = 0) -> torch.device:
@@ -34,7 +36,9 @@ def device_of(knob: str, local_rank: int = 0) -> torch.device:
     Raises ValueError for CUDA where there is none, not one for each process, or one that this torch has no kernels for.
     """
     usable = torch.cuda.is_available() and has_kernels(torch.cuda.get_device_capability(0), torch.cuda.get_arch_list())
-    kind = knob if knob != "auto" else "cuda" if usable else "cpu"
+    kind = knob
+    if knob == "auto":
+        kind = "cuda" if usable else "cpu"
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"device={kind!r}: take 'cpu', 'cuda' or 'auto'")
     if kind == "cpu":

@@ -45,7 +45,9 @@ def plain(text: str) -> str:
 
 def _plain(letter: str) -> str:
     kind = unicodedata.category(letter)  # Sc: currency; No: fractions and powers, which are not the digits in them
-    return "" if kind == "Sc" else letter if kind == "No" else unicodedata.normalize("NFKC", letter)
+    if kind == "Sc":
+        return ""
+    return letter if kind == "No" else unicodedata.normalize("NFKC", letter)
 
 
 def leading_number(text: str) -> Decimal | None:
@@ -66,9 +68,12 @@ RUN = re.compile(
 def last_number(text: str) -> Decimal | None:
     """The last number in a text; None where there is none, or a fraction, a time or a list in its place."""
     shown = re.sub(rf"(?<![0-9.,]){GROUPED.pattern}", lambda found: found[0].replace(" ", ""), plain(text))
-    found = next(reversed(list(RUN.finditer(shown))), None)
-    number = found and NUMBER.match(shown, found.start())
-    if not found or not number or number.end() < found.start() + len(found[0].rstrip(".,:/^x-")):
+    runs = list(RUN.finditer(shown))
+    if not runs:
+        return None
+    found = runs[-1]
+    number = NUMBER.match(shown, found.start())
+    if not number or number.end() < found.start() + len(found[0].rstrip(".,:/^x-")):
         return None
     if re.search(r"[0-9]\s*[/\u2044^]\s*$", shown[: found.start()]):
         return None
@@ -229,7 +234,11 @@ def _bound(node: ast.stmt) -> set[str]:
         return {node.name}
     if isinstance(node, ast.Import | ast.ImportFrom):
         return {(name.asname or name.name).split(".")[0] for name in node.names}
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    targets: list[ast.expr] = []
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AnnAssign):
+        targets = [node.target]
     return {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
 
 

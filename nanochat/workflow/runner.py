@@ -277,7 +277,10 @@ def _result(job: Job, work: Path) -> dict[str, Any]:
 def _spec(job: Job, context: RunContext, work: Path) -> Path:
     """Writes spec.json for the stage's process, with its inputs fetched and an empty directory for its files."""
     for stale in (work / "out", work / "result.json", work / launch.RESUME, *work.glob("error*.json")):
-        shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+        if stale.is_dir():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink(missing_ok=True)
     (work / "out").mkdir()
     inputs, parts = {}, {}
     for name, step in job.step.inputs.items():
