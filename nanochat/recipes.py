@@ -92,7 +92,7 @@ def tiny() -> list[Stage]:
         Tokenizer(vocab_size=2048),
         Tokenize(sequence_len=256),
         TaskData(),
-        Pretrain(depth=4, aspect_ratio=32, head_dim=64, num_steps=380, eval_every=95, **steps),
+        Pretrain(depth=4, aspect_ratio=32, head_dim=64, num_steps=400, warmup_steps=20, eval_every=100, **steps),
         BaseEval(eval_rows=512),
         Midtrain(mixture=TINY_MIDTRAIN, num_steps=190, **steps),
         ChatEvalMid(**asked),
