@@ -38,7 +38,7 @@ FOREIGN_KINDS = ("TORCHELASTIC_", "PET_")
 ROOT = Path(__file__).resolve().parents[2]  # where `import nanochat` finds this code
 # A user's own word on how OpenMP's threads wait (manuals of libgomp and of LLVM's OpenMP).
 OWN_SPIN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
-SPIN_COUNT = "20000"  # measured by benchmarks/model_cpu.py, see docs/log.md
+SPIN_COUNT = "10000"  # measured by benchmarks/model_cpu.py, see docs/log.md
 GRACE_SECONDS = 60.0
 ORPHAN_SECONDS = 20.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
