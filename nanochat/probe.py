@@ -18,10 +18,10 @@ from nanochat.workflow.plan import Step
 
 SHAPE = (4096, 256, 1024)  # rows, inner, columns: of a small model's feed-forward on 16 rows of 256 tokens
 LOOP = 2_000_000  # turns of a loop in Python, whose time stands for all that is no matrix product
-# Fitted to the demo on two kinds of AVX2 cores, see docs/log.md. A step takes what its products take at the measured
-# rate, and for all else so many seconds a token, layer and channel; a stage takes, beside its steps (to start, to
-# compile, to generate one token at a time), so many seconds and so many times the loop.
-ELEMENTWISE_SECONDS = 1e-7
+# Fitted to the demo on two kinds of AVX2 cores and one with bf16 units, see docs/log.md. A step takes what its products
+# take at the measured rate, and for all else so many seconds a token, layer and channel; a stage takes, beside its steps
+# (to start, to compile, to generate one token at a time), so many seconds and so many times the loop.
+ELEMENTWISE_SECONDS = {"float32": 1e-7, "bfloat16": 5e-8}
 SECONDS_A_STAGE = 12.0
 LOOPS_A_STAGE = 75.0
 
@@ -33,6 +33,7 @@ class Rate:
     flops: float
     arithmetic: str
     loop_seconds: float
+    dtype: str = "float32"
 
     def __str__(self) -> str:
         return f"{self.flops / 1e9:,.0f} GFLOP/s in {self.arithmetic}"
@@ -59,7 +60,8 @@ def matrix_rate(seconds: float = 1.0) -> Rate:
         wait()
         taken.append(time.perf_counter() - begun)
     flops = 2 * rows * inner * columns / statistics.median(taken)
-    return Rate(flops, arithmetic(dtype, device), statistics.median(_loop() for _ in range(3)))
+    loop_seconds = statistics.median(_loop() for _ in range(3))
+    return Rate(flops, arithmetic(dtype, device), loop_seconds, str(dtype).removeprefix("torch."))
 
 
 def _loop() -> float:
@@ -82,5 +84,6 @@ def seconds_of(steps: Iterable[Step], to_make: set[str], rate: Rate) -> float | 
         if not tokens[name] and name in to_make:
             return None
     config, count = derived.config, sum(count for name, count in tokens.items() if name in to_make)
-    a_token = config.flops_per_token() / rate.flops + ELEMENTWISE_SECONDS * config.n_layer * config.n_embd
+    elementwise = ELEMENTWISE_SECONDS[rate.dtype] * config.n_layer * config.n_embd
+    a_token = config.flops_per_token() / rate.flops + elementwise
     return len(to_make) * (SECONDS_A_STAGE + LOOPS_A_STAGE * rate.loop_seconds) + count * a_token

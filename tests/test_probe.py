@@ -14,10 +14,10 @@ def steps_of(recipe, *settings):
     return plan(apply(stages_of(recipe), settings))
 
 
-def seconds(flops=65e9, loop=0.2, recipe="tiny", to_make=None):
+def seconds(flops=65e9, loop=0.2, recipe="tiny", to_make=None, dtype="float32"):
     steps = steps_of(recipe)
     names = {step.name for step in steps} if to_make is None else to_make
-    return probe.seconds_of(steps, names, probe.Rate(flops, "float32 on cpu", loop))
+    return probe.seconds_of(steps, names, probe.Rate(flops, f"{dtype} on cpu", loop, dtype))
 
 
 def test_the_rate_is_measured_on_this_machine_in_a_process_of_its_own():
@@ -34,6 +34,7 @@ def test_a_slower_machine_takes_longer():
     assert seconds(loop=0.2) > seconds(loop=0.1)
     assert 9 * 60 < seconds() < 15 * 60  # the machines on which it was fitted: 12.5 and 11.3 minutes
     assert 9 * 60 < seconds(flops=131e9, loop=0.1) < 13 * 60
+    assert 5 * 60 < seconds(flops=400e9, loop=0.09, dtype="bfloat16") < 7 * 60  # 4.5 to 5.3 minutes
 
 
 def test_only_what_is_to_be_made_counts():
