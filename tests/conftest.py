@@ -12,6 +12,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; stages started by tests inherit it
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under `make test &`: the commands that tests start and
     signal.signal(signal.SIGINT, signal.default_int_handler)  # interrupt would inherit it
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # likewise under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from tests.flow_home import home, made
 from tests.prefect_server import deployed, empty_database, prefect_server

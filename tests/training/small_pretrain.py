@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,27 +39,41 @@ SMALL = {
 
 
 def place(root: Path, name: str, num_rows: int = 200) -> StageContext:
-    """A place for the run `name`, with a corpus of `num_rows` packed rows under `root` that all runs share."""
-    parts = tuple(_shard(root / "tokenize" / f"part{index}", count) for index, count in enumerate((24, num_rows)))
-    index = {"sequence_len": SEQUENCE_LEN, "vocab_size": VOCAB_SIZE, "dtype": "uint16"}
-    (root / "tokenize" / "index.json").write_text(json.dumps(index), encoding="utf-8")
-    np.save(root / "tokenize" / "token_bytes.npy", np.ones(VOCAB_SIZE, np.int32))
-    (root / "tokenizer").mkdir(exist_ok=True)
-    (root / "tokenizer" / "tokenizer.json").write_text("{}", encoding="utf-8")
+    """A place for the run `name`, with a corpus of `num_rows` packed rows under `root` that all runs share.
+
+    Every rank of a run calls this, so that the corpus is made aside and renamed: nobody reads half of it.
+    """
+    if not (root / "corpus").exists():
+        aside = Path(tempfile.mkdtemp(dir=root))
+        _corpus(aside, num_rows)
+        with suppress(OSError):  # another rank was first
+            aside.rename(root / "corpus")
+    tokenizer, tokenize = root / "corpus" / "tokenizer", root / "corpus" / "tokenize"
     for folder in ("out", "work"):
         (root / name / folder).mkdir(parents=True, exist_ok=True)
     metrics = Metrics(root / name / "metrics.jsonl" if os.environ.get("RANK", "0") == "0" else None)
-    inputs = {"tokenizer": root / "tokenizer", "tokenize": root / "tokenize"}
+    parts = (tokenize / "part0", tokenize / "part1")
+    inputs = {"tokenizer": tokenizer, "tokenize": tokenize}
     return StageContext(inputs, {"tokenize": parts}, root / name / "out", root / name / "work", metrics)
 
 
-def _shard(directory: Path, count: int) -> Path:
+def _corpus(folder: Path, num_rows: int) -> None:
+    tokenize, tokenizer = folder / "tokenize", folder / "tokenizer"
+    for index, count in enumerate((24, num_rows)):
+        _shard(tokenize / f"part{index}", count)
+    index = {"sequence_len": SEQUENCE_LEN, "vocab_size": VOCAB_SIZE, "dtype": "uint16"}
+    (tokenize / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    np.save(tokenize / "token_bytes.npy", np.ones(VOCAB_SIZE, np.int32))
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer.json").write_text("{}", encoding="utf-8")
+
+
+def _shard(directory: Path, count: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(count)
     rhymes = np.tile(draw.integers(0, 16, (count, 3)), (1, SEQUENCE_LEN))[:, : SEQUENCE_LEN + 1]
     rhymes.astype("<u2").tofile(directory / "rows.bin")
     (directory / "stats.json").write_text(json.dumps({"rows": count, "bytes": count * SEQUENCE_LEN}), encoding="utf-8")
-    return directory
 
 
 def pretrained(root: Path, name: str, **knobs: object) -> dict[str, float]:
