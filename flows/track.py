@@ -33,7 +33,7 @@ ADDRESS, PIPELINE, SENT = "nanochat.address", "nanochat.pipeline", "nanochat.sen
 BATCH = 900  # MLflow takes 1000 metrics, parameters and tags together
 MAX_TAG = 5000
 CLOSE_SECONDS = 30.0
-SURROUNDINGS = {  # the outbox tries again; MLflow's own seven retries would block for four minutes
+MLFLOW_SETTINGS = {  # the outbox tries again; MLflow's own seven retries would block for four minutes
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -41,7 +41,7 @@ SURROUNDINGS = {  # the outbox tries again; MLflow's own seven retries would blo
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-PASSING = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
+TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
 # Of an HTTP answer without MLflow's JSON: somebody before it, or another server. It may be set right while we wait.
 NOT_OF_MLFLOW = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND"}
 
@@ -119,8 +119,8 @@ class Tracker:
         try:
             return job()
         except MlflowException as error:
-            passing = PASSING if isinstance(error, RestException) else PASSING | NOT_OF_MLFLOW
-            raise (Unavailable if error.error_code in passing else Refused)(self._said(error)) from error
+            transient = TRANSIENT if isinstance(error, RestException) else TRANSIENT | NOT_OF_MLFLOW
+            raise (Unavailable if error.error_code in transient else Refused)(self._said(error)) from error
         except (OSError, SQLAlchemyError, CommandError) as error:  # requests' errors are OSErrors
             raise Unavailable(self._said(error)) from error
 
@@ -362,7 +362,7 @@ def _make_database(database: Path) -> None:
 
 
 def _surround() -> None:
-    environment.fill(SURROUNDINGS)
+    environment.fill(MLFLOW_SETTINGS)
 
 
 def small_files(artifact: Path) -> list[Path]:

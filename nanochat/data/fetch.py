@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 CHUNK = 1 << 20
 LONGEST_WAIT = 60.0  # seconds between two attempts, where the server asks for no longer
 LONGEST_ASKED = 600.0  # seconds that a server may ask for in Retry-After
-PASSING = (408, 425, 429)  # the 4xx that mean "later" (RFC 9110, RFC 8470, RFC 6585)
+TRANSIENT = (408, 425, 429)  # the 4xx that mean "later" (RFC 9110, RFC 8470, RFC 6585)
 NETWORK = {errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
 
 
@@ -72,7 +72,7 @@ def fetch(
             error.close()
             if error.code == 416:  # what is here is not a beginning of what is there
                 half.unlink(missing_ok=True)
-            elif error.code < 500 and error.code not in PASSING:
+            elif error.code < 500 and error.code not in TRANSIENT:
                 refusal = f"the server refuses: {error.code} {error.reason}; {_remedy(url, error)}"
                 raise ValueError(f"{shown}: {refusal}") from error
             asked, cause = _asked_wait(error, shown), error
@@ -92,7 +92,7 @@ def _raise_what_stays(error: Exception, shown: str) -> None:
         remedy = "set SSL_CERT_FILE to a bundle of certificates that knows it"
         raise ValueError(f"{shown}: the certificate is not trusted: {cause.verify_message}; {remedy}") from error
     if refused := re.match(r"Tunnel connection failed: (\d+)", str(cause)):  # so http.client names a proxy's answer
-        if int(refused[1]) < 500 and int(refused[1]) not in PASSING:
+        if int(refused[1]) < 500 and int(refused[1]) not in TRANSIENT:
             raise ValueError(f"{shown}: the proxy refuses: {cause}; check https_proxy and no_proxy") from error
         return
     if isinstance(cause, str | http.client.InvalidURL):  # no such scheme, no such address
