@@ -1,20 +1,23 @@
 """What a plan takes, before a cent is spent: what is done, parameters, tokens, FLOPs, memory, hours, cost.
 
 Every derived number comes with its reason (scaling.py). Hours are FLOPs over the peak of the named GPUs at the stated
-share of it; chat stages are not counted. It measures nothing.
+share of it; chat stages are not counted. Of every stage that trains it says the tokens of a step and the learning rates
+that it really takes, and the number of steps where no data decides it. It measures nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nanochat import scaling
 from nanochat.errors import unknown
 from nanochat.gpus import DOLLARS_AN_HOUR, PEAK_FLOPS
-from nanochat.pipeline import Pretrain, Tokenize, Tokenizer
+from nanochat.pipeline import Chat, Pretrain, Rl, Tokenize, Tokenizer
 from nanochat.redaction import bare
+from nanochat.scaling import Hyperparameters, Rates
+from nanochat.training.schedule import Schedule
 from nanochat.workflow.explain import Status
 from nanochat.workflow.plan import Step
 
@@ -73,12 +76,45 @@ def _model(by_name: dict[str, Step], stage: Pretrain, gpus: str) -> dict[str, An
         "weight_decay": derived.weight_decay,
         "peak_memory_bytes": derived.peak_memory(stage.device_batch_size, stage.num_ranks),
         "reasons": derived.reasons,
+        "training": list(_training(by_name, stage, derived)),
     }
     if gpus:
         count, kind = parse_gpus(gpus)
         hours = derived.flops / (count * PEAK_FLOPS[kind] * MFU) / 3600
         described |= {"gpus": gpus, "hours": hours, "dollars": hours * count * DOLLARS_AN_HOUR[kind]}
     return described
+
+
+def _training(by_name: dict[str, Step], pretrain: Pretrain, derived: Hyperparameters) -> Iterator[dict[str, Any]]:
+    """The stages that train: tokens of a step over all ranks, steps, rates after `lr_frac` and batch, their sum."""
+    batch = derived.total_batch_size
+    rates, scale = derived.rates, derived.lr_scale
+    ramps: Schedule | None = Schedule(derived.num_steps, rates.warmup_steps, rates.warmdown_ratio, rates.final_lr_frac)
+    yield _trained("pretrain", batch, derived.num_steps, derived.rates, scale, ramps)
+    for name in ("midtrain", "sft", "rl"):
+        stage = by_name[name].stage if name in by_name else None
+        if isinstance(stage, Chat):
+            batch, ratio = stage.total_batch_size or batch, stage.warmdown_ratio
+            tokens = batch
+        elif isinstance(stage, Rl):
+            tokens, ratio = stage.prompts_per_step * stage.samples_per_prompt * stage.max_new_tokens, 1.0
+        else:
+            continue
+        ramps = Schedule(stage.num_steps, warmdown_ratio=ratio) if stage.num_steps else None
+        scale = stage.lr_frac * scaling.lr_scale(pretrain.architecture, tokens)
+        yield _trained(name, tokens, stage.num_steps, derived.rates, scale, ramps)
+
+
+def _trained(name: str, tokens: int, steps: int, rates: Rates, scale: float, ramps: Schedule | None) -> dict[str, Any]:
+    names = ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr")
+    mean = sum(ramps.lr(step) for step in range(steps)) / steps if ramps else None
+    return {
+        "stage": name,
+        "tokens_per_step": tokens,
+        "num_steps": steps or None,
+        "learning_rates": {each: getattr(rates, each) * scale for each in names},
+        "matrix_lr_sum": rates.matrix_lr * scale * mean * steps if mean is not None else None,
+    }
 
 
 def text(described: dict[str, Any]) -> str:
@@ -99,5 +135,11 @@ def text(described: dict[str, Any]) -> str:
     if "gpus" in described:
         cost = f"{described['hours']:.1f} h, about ${described['dollars']:,.0f}"
         lines.append(f"  pretraining on {described['gpus']}: {cost} (at {MFU:.0%} of the peak)")
+    lines += ["", "  stage      tokens a step    steps   rates: matrix, embedding, head, scalars    sum of the first"]
+    for each in described["training"]:
+        rates = "  ".join(f"{rate:.3g}" for rate in each["learning_rates"].values())
+        steps = f"{each['num_steps']:,}" if each["num_steps"] else "1 epoch"
+        total = f"{each['matrix_lr_sum']:.3g}" if each["num_steps"] else ""
+        lines.append(f"  {each['stage']:<9}{each['tokens_per_step']:>15,}{steps:>9}   {rates:<43}{total}".rstrip())
     lines += ["", "  because"] + [f"    {name}: {reason}" for name, reason in described["reasons"].items()]
     return "\n".join(lines)

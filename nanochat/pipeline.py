@@ -123,7 +123,7 @@ class Trained(ModelStage, abstract=True):
     checkpoint_every: int = execution(250, "steps between two checkpoints; 0: only at the end", at_least=0)
 
 
-class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"):
+class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu", version=2):
     """Pretrains a GPT whose every size follows from its depth."""
 
     depth: int = identity(
@@ -148,22 +148,22 @@ class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"
     max_epochs: int = identity(
         1, "times the corpus may be gone through; more text needed than that is refused", at_least=1
     )
-    matrix_lr: float = identity(0.02, "Muon's learning rate", at_least=0)
-    embedding_lr: float = identity(0.2, "AdamW's learning rate of the embedding, times (width / 768)^-0.5", at_least=0)
-    unembedding_lr: float = identity(0.004, "AdamW's learning rate of the head, times (width / 768)^-0.5", at_least=0)
-    scalar_lr: float = identity(0.5, "AdamW's learning rate of the residual scalars", at_least=0)
-    weight_decay: float = identity(-1.0, "Muon's decoupled decay; -1: as the depth says")
-    warmup_steps: int = identity(0, "steps of linear warm-up", at_least=0)
-    warmdown_ratio: float = identity(0.4, "share of the steps in which the learning rate falls", at_least=0, at_most=1)
-    final_lr_frac: float = identity(0.0, "learning rate at the end, as a fraction", at_least=0, at_most=1)
+    # -1: what the architecture takes, in docs/hyperparameters.md (classic / modern)
+    matrix_lr: float = identity(-1.0, "Muon's learning rate; -1: 0.02")
+    embedding_lr: float = identity(-1.0, "AdamW's, of the embedding, times (width / 768)^-0.5; -1: 0.2 / 0.3")
+    unembedding_lr: float = identity(-1.0, "AdamW's, of the head, times (width / 768)^-0.5; -1: 0.004 / 0.008")
+    scalar_lr: float = identity(-1.0, "AdamW's, of the residual scalars; -1: 0.5")
+    weight_decay: float = identity(-1.0, "Muon's decoupled decay; -1: 0 / as the depth says")
+    warmup_steps: int = identity(-1, "steps of linear warm-up; -1: 0 / 40, or a tenth of a short run")
+    warmdown_ratio: float = identity(-1.0, "share of the steps in which the rates fall; -1: 0.2 / 0.65", at_most=1)
+    final_lr_frac: float = identity(-1.0, "the rates at the end, as a fraction; -1: 0 / 0.05", at_most=1)
 
     def check(self) -> None:
         if set(self.window_pattern) - set("SL"):
             raise ValueError(f"pretrain.window_pattern = {self.window_pattern!r}: use only the letters S and L")
-        if self.weight_decay < 0 and self.weight_decay != -1:
-            raise ValueError(
-                f"pretrain.weight_decay = {self.weight_decay}: take 0 or more, or -1 for what the depth says"
-            )
+        for knob, value in self.values("identity").items():
+            if type(value) in (int, float) and value < 0 and value != -1:
+                raise ValueError(f"pretrain.{knob} = {value}: take 0 or more, or -1 for what the architecture takes")
 
     def label(self) -> str:
         return f"d{self.depth}"

@@ -9,7 +9,7 @@ start. Not here: hours and prices of machines.
 
 import dataclasses
 from dataclasses import dataclass
-from math import log2, sqrt
+from math import ceil, log2, sqrt
 from typing import TYPE_CHECKING
 
 from nanochat.model.config import GPTConfig
@@ -28,13 +28,33 @@ LOGIT_BYTES = 8  # a token and entry of the vocabulary: bf16 logits, their fp32 
 
 
 @dataclass(frozen=True)
+class Rates:
+    """What an architecture takes where the knob says -1. Each number beside the reference: docs/hyperparameters.md."""
+
+    matrix_lr: float
+    embedding_lr: float
+    unembedding_lr: float
+    scalar_lr: float
+    warmup_steps: int
+    warmdown_ratio: float
+    final_lr_frac: float
+
+
+RATES = {
+    "classic": Rates(0.02, 0.2, 0.004, 0.5, 0, 0.2, 0.0),
+    "modern": Rates(0.02, 0.3, 0.008, 0.5, 40, 0.65, 0.05),
+}
+
+
+@dataclass(frozen=True)
 class Hyperparameters:
     """A pretraining run, priced: what `depth` and the knobs come to. `reasons` has a line for each derived number."""
 
     config: GPTConfig
     total_batch_size: int  # tokens per step over all ranks
     num_steps: int
-    lr_scale: float  # multiplies every learning rate of the stage
+    rates: Rates  # the learning rates before `lr_scale`
+    lr_scale: float  # multiplies every one of them
     weight_decay: float
     reasons: dict[str, str]
 
@@ -84,9 +104,11 @@ def derive(stage: "Pretrain", vocab_size: int, sequence_len: int = 2048) -> Hype
     steps, reasons["num_steps"] = max(1, int(horizon / batch)), f"{horizon:,.0f} tokens / {batch:,} a step"
     if stage.num_steps:
         steps, reasons["num_steps"] = stage.num_steps, "the knob num_steps"
-    lr_scale, reasons["lr_scale"] = _lr_scale(stage, batch)
+    rates, reasons["rates"] = _rates(stage, steps)
+    reasons["lr_scale"] = _lr_scale_reason(stage.architecture, batch)
     decay, reasons["weight_decay"] = _decay(stage, batch, horizon, ratio, vocab_size, sequence_len)
-    return Hyperparameters(config, batch, steps, lr_scale, decay, reasons)
+    scale = lr_scale(stage.architecture, batch)
+    return Hyperparameters(config, batch, steps, rates, scale, decay, reasons)
 
 
 def shape(stage: "Pretrain", vocab_size: int, sequence_len: int, depth: int = 0) -> GPTConfig:
@@ -153,13 +175,32 @@ def _batch(stage: "Pretrain", ratio: float, horizon: float, vocab_size: int, seq
     return batch, f"{rule}, to a power of two (arXiv:2505.13738)"
 
 
-def _lr_scale(stage: "Pretrain", batch: int) -> tuple[float, str]:
-    if stage.architecture == "classic":
-        return 1.0, "classic: the same rates for every batch"
-    low, high = BATCH_FITTED
-    inside = min(max(batch, low), high)
+def _rates(stage: "Pretrain", num_steps: int) -> tuple[Rates, str]:
+    family = RATES[stage.architecture]
+    family = dataclasses.replace(family, warmup_steps=min(family.warmup_steps, ceil(num_steps / 10)))
+    knobs = {field.name: getattr(stage, field.name) for field in dataclasses.fields(Rates)}
+    given = {name: value for name, value in knobs.items() if value != -1}
+    reason = f"{stage.architecture}: docs/hyperparameters.md"
+    return dataclasses.replace(family, **given), f"{reason}; by knob {', '.join(given)}" if given else reason
+
+
+def lr_scale(architecture: str, batch: int) -> float:
+    """By how much a batch of so many tokens changes the learning rates, in any stage that trains."""
+    if architecture == "classic":
+        return 1.0
+    return sqrt(_fitted(batch) / BATCH_REFERENCE)
+
+
+def _fitted(batch: int) -> int:
+    return min(max(batch, BATCH_FITTED[0]), BATCH_FITTED[1])
+
+
+def _lr_scale_reason(architecture: str, batch: int) -> str:
+    if architecture == "classic":
+        return "classic: the same rates for every batch"
+    inside = _fitted(batch)
     note = "" if inside == batch else f", the batch taken as {inside:,}, the nearest for which that was fitted"
-    return sqrt(inside / BATCH_REFERENCE), f"sqrt(batch / 2^19) (arXiv:2205.10287){note}"
+    return f"sqrt(batch / 2^19) (arXiv:2205.10287){note}"
 
 
 def _decay(

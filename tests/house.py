@@ -34,7 +34,7 @@ ROOMS = {
     "pipeline": {"data", "tasks", "workflow"},
     "recipes": {"pipeline", "workflow"},
     "scaling": {"model", "pipeline"},
-    "estimate": {"pipeline", "scaling", "workflow"},
+    "estimate": {"pipeline", "scaling", "training", "workflow"},
     "preflight": {"artifacts", "data", "evaluation", "pipeline", "scaling", "tasks", "tools", "workflow"},
     "probe": {"model", "pipeline", "scaling", "workflow"},
     "readme": {"pipeline", "recipes"},

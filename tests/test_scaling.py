@@ -1,11 +1,13 @@
 """What follows from depth: the numbers of the write-ups, each with a reason, and always those of the model that is built."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from nanochat.model.gpt import GPT
 from nanochat.pipeline import Pretrain
-from nanochat.scaling import derive, rows_per_step
+from nanochat.scaling import Rates, derive, lr_scale, rows_per_step
 
 
 def test_the_classic_d20_is_that_of_the_write_ups() -> None:
@@ -14,6 +16,7 @@ def test_the_classic_d20_is_that_of_the_write_ups() -> None:
     assert (derived.config.n_embd, derived.config.n_head, derived.config.n_kv_head) == (1280, 10, 10)
     assert (derived.total_batch_size, derived.num_steps, derived.tokens) == (524_288, 21_400, 11_219_763_200)
     assert (derived.lr_scale, derived.weight_decay) == (1.0, 0.0)
+    assert derived.rates == Rates(0.02, 0.2, 0.004, 0.5, 0, 0.2, 0.0)
     assert derived.flops == pytest.approx(3.92e19, rel=0.01)
 
 
@@ -50,7 +53,7 @@ def test_the_price_is_that_of_the_model(knobs: dict[str, str], depth: int) -> No
 
 
 def test_every_derived_number_has_a_reason_and_a_set_knob_is_one() -> None:
-    names = {"n_embd", "n_head", "tokens", "total_batch_size", "num_steps", "lr_scale", "weight_decay"}
+    names = {"n_embd", "n_head", "tokens", "total_batch_size", "num_steps", "rates", "lr_scale", "weight_decay"}
     assert derive(Pretrain(), 32768).reasons.keys() == names
     knobs = {"num_steps": 7, "total_batch_size": 4096, "weight_decay": 0.5, "tokens_per_parameter": 3.0}
     derived = derive(Pretrain(**knobs, window_pattern="L", kv_heads=5), 32768)
@@ -65,6 +68,22 @@ def test_the_rule_of_the_learning_rates_is_not_stretched_beyond_its_fit() -> Non
     small, smaller = (derive(Pretrain(total_batch_size=size), 32768) for size in (2**18, 2**12))
     assert small.lr_scale == smaller.lr_scale == 0.5**0.5
     assert "nearest for which that was fitted" in smaller.reasons["lr_scale"]
+
+
+def test_rates_are_the_architectures_unless_a_knob_says_otherwise() -> None:
+    modern = derive(Pretrain(), 32768).rates
+    assert modern == Rates(0.02, 0.3, 0.008, 0.5, 40, 0.65, 0.05)
+    given = derive(Pretrain(embedding_lr=0.1, warmup_steps=0, final_lr_frac=0.0), 32768)
+    assert given.rates == dataclasses.replace(modern, embedding_lr=0.1, warmup_steps=0, final_lr_frac=0.0)
+    assert given.reasons["rates"].endswith("by knob embedding_lr, warmup_steps, final_lr_frac")
+    assert derive(Pretrain(num_steps=95), 32768).rates.warmup_steps == 10
+
+
+def test_every_stage_scales_its_rates_by_its_own_batch() -> None:
+    assert [lr_scale("modern", 2**power) for power in (10, 18, 20, 25)] == pytest.approx(
+        [0.5**0.5, 0.5**0.5, 2**0.5, 2]
+    )
+    assert lr_scale("classic", 2**10) == 1.0
 
 
 def test_memory_shrinks_with_ranks_and_device_batch() -> None:

@@ -10,6 +10,7 @@ Shapes: B rows, T tokens, C = n_embd, H query heads, K key heads, D channels of 
 """
 
 import hashlib
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from nanochat.model.attention import attention, attention_at
 from nanochat.model.config import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, GPTConfig
 from nanochat.model.kv_cache import KVCache
 
-__all__ = ["GPT", "GPTConfig"]
+__all__ = ["GPT", "GPTConfig", "InitScales"]
 
 NORM_EPS = 1e-6  # torch's default is the epsilon of the input's dtype: 0.8 % in bf16
 
@@ -97,8 +98,9 @@ class Attention(nn.Module):
             assert value_embedding is not None, "the model gives it to every layer that has the gate"
             gate = 3 * torch.sigmoid(self.value_gate(x[..., :VALUE_GATE_CHANNELS]))  # (B, T, K)
             v = v + gate[..., None] * value_embedding.view_as(v)
-        q = (norm(apply_rotary(q, *cos_sin)) * self.score_scale).to(x.dtype)
-        k = norm(apply_rotary(k, *cos_sin)).to(x.dtype)
+        # a norm without weights commutes with a rotation; before it, it keeps for the backward pass no fp32 tensor
+        q = (apply_rotary(norm(q), *cos_sin) * self.score_scale).to(x.dtype)
+        k = apply_rotary(norm(k), *cos_sin).to(x.dtype)
         y = self.attend(q, k, v, self.window) if cache is None else self._cached(q, k, v, cache, positions)
         return self.o_proj(y.reshape(rows, length, -1))
 
@@ -129,6 +131,16 @@ class Block(nn.Module):
     ) -> Tensor:
         x = x + self.attn(norm(x), cos_sin, value_embedding, cache, positions)
         return x + self.down_proj(self.up_proj(norm(x)).relu().square())
+
+
+@dataclass(frozen=True)
+class InitScales:
+    """Where the families' initial weights differ; defaults are those of the classic model."""
+
+    embedding_std: float = 1.0
+    head_std: float = 0.0
+    up_proj: float = 1.0  # times the standard deviation of the other matrices
+    gate_max: float = 0.0  # gates are uniform from 0 to it
 
 
 class GPT(nn.Module):
@@ -199,16 +211,17 @@ class GPT(nn.Module):
         return norm(x)
 
     @torch.no_grad()
-    def init_weights(self, seed: int) -> None:
+    def init_weights(self, seed: int, scales: "InitScales | None" = None) -> None:
         """Write every parameter. Each is drawn on the CPU by a generator of its own, seeded by `seed` and its name.
 
-        Matrices: normal, std = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in) (arXiv:2310.17813); embedding: std 1; the
-        head and the projections into the residual stream: zero. Value embeddings: uniform, std 1 / sqrt(n_embd).
+        Matrices: normal, std = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in) (arXiv:2310.17813); the projections into
+        the residual stream: zero. Value embeddings: uniform, std 1 / sqrt(n_embd). The rest as `scales` says.
         """
+        scales = scales or InitScales()
         for name, parameter in self.named_parameters():
             digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-            parameter.copy_(_initial(name, tuple(parameter.shape), self.config, generator))
+            parameter.copy_(_initial(name, tuple(parameter.shape), self.config, scales, generator))
 
     def inference_copy(self, dtype: torch.dtype | None = None) -> "GPT":
         """A copy of the model as it is now: weights cast once to `dtype` (default `compute_dtype`), without gradients.
@@ -265,7 +278,9 @@ def _unset(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.full(shape, float("nan")))
 
 
-def _initial(name: str, shape: tuple[int, ...], config: GPTConfig, generator: torch.Generator) -> Tensor:
+def _initial(
+    name: str, shape: tuple[int, ...], config: GPTConfig, scales: InitScales, generator: torch.Generator
+) -> Tensor:
     """The first value of the parameter of that name; raises where there is no rule for it."""
     depth = torch.linspace(0, 1, config.n_layer)
     fixed = {
@@ -276,12 +291,17 @@ def _initial(name: str, shape: tuple[int, ...], config: GPTConfig, generator: to
     }
     if name in fixed:
         return fixed[name]
-    if name == "lm_head.weight" or name.endswith(("o_proj.weight", "down_proj.weight", "gate.weight")):
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
         return torch.zeros(shape)
+    if name.endswith("gate.weight"):
+        return torch.rand(shape, generator=generator) * scales.gate_max
+    if name == "lm_head.weight":
+        return torch.randn(shape, generator=generator) * scales.head_std
     if name == "wte.weight":
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator) * scales.embedding_std
     if name.startswith("value_embeddings."):
         limit = (3 / config.n_embd) ** 0.5  # a uniform of ±sqrt(3) s has standard deviation s
         return torch.rand(shape, generator=generator) * 2 * limit - limit
     fan_out, fan_in = shape
-    return torch.randn(shape, generator=generator) * (min(1, (fan_out / fan_in) ** 0.5) / fan_in**0.5)
+    scale = scales.up_proj if name.endswith("up_proj.weight") else 1.0
+    return torch.randn(shape, generator=generator) * (scale * min(1, (fan_out / fan_in) ** 0.5) / fan_in**0.5)

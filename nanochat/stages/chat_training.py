@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nanochat.pipeline import Chat
 
 VALIDATION_CONVERSATIONS = 512  # held-out ones for the validation loss, shared among the tasks of the mixture
+FEWEST_STEPS = 50  # of a stage whose length nobody has chosen
 POLL_SECONDS = 0.5  # between two looks whether the rows are packed
 
 
@@ -68,18 +69,30 @@ def inputs_and_targets(rows: PackedRows, indices: np.ndarray, min_label: int) ->
 def train_on_conversations(stage: "Chat", ctx: StageContext, previous: Path, min_label: int) -> Numbers:
     """Trains the model of `previous` on the stage's mixture and writes the artifact; returns the final numbers."""
     with process_group(stage) as world:
-        training = from_artifact(stage, ctx, world, previous)
+        training = from_artifact(stage, ctx, world, previous, stage.total_batch_size)
         mixture = parse_mixture(stage.mixture, f"{stage.name}.mixture")
         rows = packed(training, ctx.work / "rows", mixture, "train")
         held_out = packed(training, ctx.work / "held_out_rows", _sample(mixture), "test")
         rows_per_step = training.rows_per_step()
         source = ChatBatches(rows, min_label, rows_per_step, stage.device_batch_size, world, stage.seed)
-        num_steps = stage.num_steps or -(-len(rows.tokens) // rows_per_step)  # one epoch
+        num_steps = stage.num_steps or one_epoch(stage, len(rows.tokens), rows_per_step)
         schedule = Schedule(num_steps, warmdown_ratio=stage.warmdown_ratio)
         numbers = training.fit(source, schedule, evaluate=validation(training, held_out, min_label))
         numbers |= _facts(rows) | {"epochs": num_steps * rows_per_step / len(rows.tokens)}
         training.write_artifact(numbers, step=num_steps)
     return numbers
+
+
+def one_epoch(stage: "Chat", num_rows: int, rows_per_step: int) -> int:
+    """Steps that go through all rows once. ValueError for so few that next to nothing would be learned."""
+    steps = -(-num_rows // rows_per_step)
+    if steps < FEWEST_STEPS:
+        raise ValueError(
+            f"{stage.name}: one epoch of its {num_rows:,} rows is {steps} steps of {rows_per_step:,} rows, too few to "
+            f"learn from: lower {stage.name}.total_batch_size, add rows to {stage.name}.mixture, or set "
+            f"{stage.name}.num_steps = {steps} if that is meant"
+        )
+    return steps
 
 
 def packed(training: Trainer, directory: Path, mixture: Mapping[str, int], split: Split) -> PackedRows:

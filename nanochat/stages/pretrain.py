@@ -8,19 +8,20 @@ loop (nanochat/training/loop.py), tokenizing, evaluation beyond bits per byte.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from nanochat.data.rows import EpochOrder, Rows
 from nanochat.evaluation.bits_per_byte import bits_per_byte
+from nanochat.model.gpt import InitScales
 from nanochat.scaling import Hyperparameters, derive
 from nanochat.stages.trainer import Trainer, from_scratch, process_group
 from nanochat.training.distributed import World
 from nanochat.training.loop import Batch, Numbers, split_rows
 from nanochat.training.optim import OptimSettings
-from nanochat.training.schedule import Schedule
+from nanochat.training.schedule import CLASSIC_MOMENTUM, MODERN_MOMENTUM, Schedule
 from nanochat.workflow.stage import StageContext
 
 if TYPE_CHECKING:
@@ -28,6 +29,28 @@ if TYPE_CHECKING:
 
 FINAL_ROWS = 512  # validation rows at the end
 LOOK_ROWS = 64  # and at each look in between
+
+OPTIMIZER: dict[str, dict[str, Any]] = {
+    "classic": {},
+    "modern": {
+        "embedding_decay": 0.001,
+        "value_embedding_decay": 0.01,
+        "unembedding_decay": 0.01,
+        "residual_decay": 0.05,
+        "cautious": True,
+        "embedding_beta2": 0.995,
+        "unembedding_beta2": 0.96,
+        "polar_express": True,
+        "equal_rows": True,
+        "equal_norm": True,
+        "normuon_beta2": 0.9,
+        "muon_value_gates": True,
+    },
+}
+INITIAL = {
+    "classic": InitScales(),
+    "modern": InitScales(embedding_std=0.8, head_std=0.001, up_proj=0.4, gate_max=0.02),
+}
 
 
 def run(stage: Pretrain, ctx: StageContext) -> dict[str, float]:
@@ -41,7 +64,7 @@ def run(stage: Pretrain, ctx: StageContext) -> dict[str, float]:
     with process_group(stage) as world:
         derived = derive(stage.replaced(num_ranks=world.size), rows.vocab_size, rows.sequence_len)
         source = PretrainBatches(rows, derived, stage, world)
-        training = from_scratch(stage, ctx, world, derived.config, settings(stage, derived), derived.total_batch_size)
+        training = from_scratch(stage, ctx, world, derived, settings(stage, derived), INITIAL[stage.architecture])
         numbers = training.fit(source, schedule(stage, derived), evaluate=validation_loss(training, derived))
         numbers |= {"num_parameters": derived.num_parameters, "tokens": derived.tokens, "flops": derived.flops}
         training.write_artifact(numbers)
@@ -71,23 +94,17 @@ class PretrainBatches:
 
 
 def settings(stage: Pretrain, derived: Hyperparameters) -> OptimSettings:
-    """The optimizer of the architecture, at the stage's learning rates."""
-    modern = stage.architecture == "modern"
-    return OptimSettings(
-        matrix_lr=stage.matrix_lr * derived.lr_scale,
-        embedding_lr=stage.embedding_lr * derived.lr_scale,
-        unembedding_lr=stage.unembedding_lr * derived.lr_scale,
-        scalar_lr=stage.scalar_lr * derived.lr_scale,
-        weight_decay=derived.weight_decay,
-        cautious=modern,
-        polar_express=modern,
-        normuon_beta2=0.9 if modern else 0.0,
-    )
+    """The optimizer of the architecture, at its learning rates before they are scaled by the batch."""
+    rates = {
+        name: getattr(derived.rates, name) for name in ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr")
+    }
+    return OptimSettings(**rates, weight_decay=derived.weight_decay, **OPTIMIZER[stage.architecture])
 
 
 def schedule(stage: Pretrain, derived: Hyperparameters) -> Schedule:
-    """Warm-up, constant, warm-down by the stage's knobs."""
-    return Schedule(derived.num_steps, stage.warmup_steps, stage.warmdown_ratio, stage.final_lr_frac)
+    """Warm-up, constant, warm-down."""
+    rates, muon = derived.rates, MODERN_MOMENTUM if stage.architecture == "modern" else CLASSIC_MOMENTUM
+    return Schedule(derived.num_steps, rates.warmup_steps, rates.warmdown_ratio, rates.final_lr_frac, muon)
 
 
 def validation_loss(training: Trainer, derived: Hyperparameters) -> Callable[[int], Numbers]:

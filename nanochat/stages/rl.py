@@ -44,8 +44,9 @@ def run(stage: "Rl", ctx: "StageContext") -> Numbers:
     Raises:
         ValueError: the task cannot be sampled, has no data, or trains on a problem that does not fit into the context.
     """
+    tokens = stage.prompts_per_step * stage.samples_per_prompt * stage.max_new_tokens  # of a step, at the most
     with process_group(stage) as world:
-        training = from_artifact(stage, ctx, world, ctx["sft"])
+        training = from_artifact(stage, ctx, world, ctx["sft"], tokens)
         tokenizer = Tokenizer.from_file(ctx["sft"] / "tokenizer.json")
         problems = Problems(tasks.make(stage.task, "train", ctx["task_data"]), tokenizer)
         held_out = Problems(tasks.make(stage.task, "test", ctx["task_data"]), tokenizer)

@@ -4,14 +4,15 @@ A stage's work function is then its data and little else:
 
     def run(stage: Midtrain, ctx: StageContext) -> dict[str, float]:
         with process_group(stage) as world:
-            training = from_artifact(stage, ctx, world, ctx["pretrain"])
+            training = from_artifact(stage, ctx, world, ctx["pretrain"], stage.total_batch_size)
             rows = training.rows_per_step()  # of all ranks
             source = ...  # .batch(step) -> list[Batch], see nanochat/training/loop.py; use split_rows for one shape
             numbers = training.fit(source, Schedule(num_steps, warmdown_ratio=stage.warmdown_ratio), evaluate=...)
             training.write_artifact(numbers)
         return numbers
 
-Promises: learning rates are pretraining's times `lr_frac`, however many stages lie between; every rank returns the same
+Promises: learning rates are pretraining's times `lr_frac`, scaled by the stage's own batch, however many stages lie
+between, and nothing decays after pretraining; every rank returns the same
 numbers; only rank 0 writes. Not here: data, the loop (nanochat/training/loop.py), sizes that follow from depth
 (nanochat/scaling.py).
 """
@@ -27,11 +28,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nanochat.errors import Interrupted
-from nanochat.model.config import GPTConfig
 from nanochat.model.device import compute_dtype
-from nanochat.model.gpt import GPT
+from nanochat.model.gpt import GPT, InitScales
 from nanochat.model.weights import load_model, save_model
-from nanochat.scaling import rows_per_step
+from nanochat.scaling import Hyperparameters, lr_scale, rows_per_step
 from nanochat.training.distributed import World, barrier, start, stop
 from nanochat.training.loop import Numbers, Source, fit
 from nanochat.training.optim import MuonAdamW, OptimSettings, build_optimizer
@@ -40,8 +40,6 @@ from nanochat.workflow.stage import StageContext
 
 if TYPE_CHECKING:
     from nanochat.pipeline import Chat, Pretrain, Rl, Trained
-
-LEARNING_RATES = ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr", "gate_lr")
 
 
 @contextmanager
@@ -68,7 +66,8 @@ class Trainer:
     world: World
     model: GPT
     optimizer: MuonAdamW
-    settings: OptimSettings  # pretraining's, without lr_frac
+    settings: OptimSettings  # pretraining's, before batch and lr_frac scale its rates
+    architecture: str
     total_batch_size: int
     files: tuple[Path, Path]  # tokenizer.json and token_bytes.npy to pass on
 
@@ -110,7 +109,7 @@ class Trainer:
         """
         if self.world.rank == 0:
             facts |= {"step": int(numbers["num_steps"]), "total_batch_size": self.total_batch_size}
-            facts |= {"optimizer": dataclasses.asdict(self.settings)}
+            facts |= {"optimizer": dataclasses.asdict(self.settings), "architecture": self.architecture}
             save_model(self.model, self.ctx.out, stage=self.stage.name, **facts)
             for path in self.files:
                 shutil.copyfile(path, self.ctx.out / path.name)
@@ -121,42 +120,34 @@ def from_scratch(
     stage: "Pretrain",
     ctx: StageContext,
     world: World,
-    config: GPTConfig,
+    derived: Hyperparameters,
     settings: OptimSettings,
-    total_batch_size: int,
+    scales: InitScales,
 ) -> Trainer:
     """A new model with the weights of the stage's seed."""
     with torch.device("meta"):
-        model = GPT(config)
+        model = GPT(derived.config)
     model.to_empty(device=world.device)
-    model.init_weights(stage.seed)
+    model.init_weights(stage.seed, scales)
     files = (ctx["tokenizer"] / "tokenizer.json", ctx["tokenize"] / "token_bytes.npy")
-    return _training(stage, ctx, world, model, settings, 1.0, total_batch_size, files)
+    optimizer = _optimizer(stage, world, model, settings.scaled(derived.lr_scale))
+    return Trainer(stage, ctx, world, model, optimizer, settings, stage.architecture, derived.total_batch_size, files)
 
 
-def from_artifact(stage: "Chat | Rl", ctx: StageContext, world: World, previous: Path) -> Trainer:
+def from_artifact(stage: "Chat | Rl", ctx: StageContext, world: World, previous: Path, batch: int) -> Trainer:
     """The model of an earlier stage, with a new optimizer at `stage.lr_frac` of pretraining's learning rates.
 
-    The batch is the stage's `total_batch_size`, or the earlier stage's where that is 0 or the stage has none.
+    They are scaled by the stage's own `batch` of so many tokens (0: the earlier stage's). Nothing decays.
     """
     model, facts = load_model(previous, world.device)
-    settings = OptimSettings(**facts["optimizer"])
-    batch = getattr(stage, "total_batch_size", 0) or facts["total_batch_size"]
+    settings, architecture = OptimSettings(**facts["optimizer"]), facts["architecture"]
+    batch = batch or facts["total_batch_size"]
     files = (previous / "tokenizer.json", previous / "token_bytes.npy")
-    return _training(stage, ctx, world, model, settings, stage.lr_frac, batch, files)
+    lowered = settings.for_finetuning(stage.lr_frac * lr_scale(architecture, batch))
+    optimizer = _optimizer(stage, world, model, lowered)
+    return Trainer(stage, ctx, world, model, optimizer, settings, architecture, batch, files)
 
 
-def _training(
-    stage: "Trained",
-    ctx: StageContext,
-    world: World,
-    model: GPT,
-    settings: OptimSettings,
-    lr_frac: float,
-    total_batch_size: int,
-    files: tuple[Path, Path],
-) -> Trainer:
+def _optimizer(stage: "Trained", world: World, model: GPT, settings: OptimSettings) -> MuonAdamW:
     model.compute_dtype = compute_dtype(stage.dtype, world.device)
-    lowered = {name: getattr(settings, name) * lr_frac for name in LEARNING_RATES}
-    optimizer = build_optimizer(model, dataclasses.replace(settings, **lowered), world)
-    return Trainer(stage, ctx, world, model, optimizer, settings, total_batch_size, files)
+    return build_optimizer(model, settings, world)

@@ -1,4 +1,4 @@
-"""The mathematics of Muon on stacks of same-shape matrices: orthogonalisation, and NorMuon's evening out of its rows.
+"""The mathematics of Muon on stacks of same-shape matrices: orthogonalisation, and what evens out its input and result.
 
 Pure functions of tensors, tested against singular values and a slow twin; the stack is one batch, so that many small
 matrices cost as few kernels as one. Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. Not here:
@@ -39,6 +39,23 @@ def orthogonalize(stack: Tensor, steps: Steps = CLASSIC, dtype: torch.dtype = to
         gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, gram, x, beta=a)
     return x.mT if tall else x
+
+
+def equal_rows(stack: Tensor) -> Tensor:
+    """Every row of every matrix at norm 1, a zero row at 0: what nanochat (July 2026) puts before orthogonalisation.
+
+    It calls it MuonEq. A few long rows would otherwise make up most of the spectrum that the iteration evens out.
+    """
+    return stack / (stack.norm(dim=-1, keepdim=True) + 1e-10)
+
+
+def equal_norm(update: Tensor) -> Tensor:
+    """Every matrix at the Frobenius norm sqrt(min(rows, cols)) of an exact U Vᵀ, which the iteration only nears.
+
+    The normalisation after the orthogonalisation of Muon+ (arXiv:2602.21545), in the form of nanochat, July 2026.
+    """
+    exact = min(update.size(1), update.size(2)) ** 0.5
+    return update * (exact / (update.norm(dim=(1, 2), keepdim=True) + 1e-10))
 
 
 def normuon_scale(update: Tensor, variance: Tensor, beta: float) -> Tensor:

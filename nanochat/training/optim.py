@@ -9,8 +9,9 @@ there were. Not here: schedules (schedule.py), gradient clipping (none is needed
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod, sqrt
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,39 +19,61 @@ from torch import Tensor, nn
 
 from nanochat.model.gpt import GPT
 from nanochat.training.distributed import World
-from nanochat.training.muon import CLASSIC, POLAR_EXPRESS, normuon_scale, orthogonalize
+from nanochat.training.muon import CLASSIC, POLAR_EXPRESS, equal_norm, equal_rows, normuon_scale, orthogonalize
+
+LEARNING_RATES = ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr", "gate_lr")
+DECAYS = ("weight_decay", "embedding_decay", "value_embedding_decay", "unembedding_decay", "residual_decay")
 
 
 @dataclass(frozen=True)
 class OptimSettings:
     """Learning rates of each kind of parameter and the options of the update; defaults are those of the classic model.
 
-    The rates of embedding, value embeddings and head are for width 768 and are scaled by (width / 768)^-0.5.
+    The rates of embedding, value embeddings and head are for width 768 and are scaled by (width / 768)^-0.5. What the
+    two families take, beside the reference and with the reasons: docs/hyperparameters.md.
     """
 
     matrix_lr: float = 0.02
-    embedding_lr: float = 0.2
+    embedding_lr: float = 0.2  # the value embeddings' is half of it
     unembedding_lr: float = 0.004
     scalar_lr: float = 0.5
-    gate_lr: float = 0.02
-    weight_decay: float = 0.0  # of the matrices; the rest never decays
-    cautious: bool = False  # decay only where it does not oppose the update (arXiv:2411.16085, applied to decay)
+    gate_lr: float = 0.2  # of the gates that AdamW trains
+    weight_decay: float = 0.0  # Muon's, of the matrices
+    embedding_decay: float = 0.0  # AdamW's, of this and the next three
+    value_embedding_decay: float = 0.0
+    unembedding_decay: float = 0.0
+    residual_decay: float = 0.0  # of residual_lambdas, towards 0
+    cautious: bool = False  # Muon decays only where that does not oppose the update (arXiv:2411.16085, of decay)
     beta1: float = 0.8
     beta2: float = 0.95
+    embedding_beta2: float = 0.95  # of both kinds of embeddings
+    unembedding_beta2: float = 0.95
     eps: float = 1e-10
     polar_express: bool = False
+    equal_rows: bool = False  # MuonEq
+    equal_norm: bool = False  # Muon+
     normuon_beta2: float = 0.0  # 0: no NorMuon; 0.9 is usual
+    muon_value_gates: bool = False  # else AdamW trains them
 
     def __post_init__(self) -> None:
         """Refuse what cannot train."""
-        for name in ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr", "gate_lr", "weight_decay"):
+        for name in (*LEARNING_RATES, *DECAYS):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)}: take a finite number, 0 or more")
-        for name in ("beta1", "beta2", "normuon_beta2"):
+        for name in ("beta1", "beta2", "embedding_beta2", "unembedding_beta2", "normuon_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: take 0 or more and less than 1")
         if not self.eps > 0:
             raise ValueError(f"eps={self.eps}: must be above 0")
+
+    def scaled(self, factor: float) -> "OptimSettings":
+        """All learning rates times `factor`."""
+        return replace(self, **{name: getattr(self, name) * factor for name in LEARNING_RATES})
+
+    def for_finetuning(self, factor: float) -> "OptimSettings":
+        """`scaled`, and without decay: what a trained model knows is not to be shrunk away."""
+        none: dict[str, Any] = dict.fromkeys(DECAYS, 0.0)
+        return replace(self.scaled(factor), **none)
 
 
 class Bucket(ABC):
@@ -137,13 +160,11 @@ class Pending:
 
 
 class AdamWBucket(Bucket):
-    """AdamW (arXiv:1711.05101) without decay, number by number, for parameters of one learning rate."""
+    """AdamW (arXiv:1711.05101), number by number, for parameters of one rule. The decay is not scheduled by itself."""
 
-    def __init__(
-        self, named: list[tuple[str, nn.Parameter]], lr: float, betas: tuple[float, float], eps: float, world: World
-    ) -> None:
+    def __init__(self, named: list[tuple[str, nn.Parameter]], rule: "Rule", eps: float, world: World) -> None:
         super().__init__(named, 1, world)
-        self.lr, self.betas, self.eps = lr, betas, eps
+        self.lr, self.betas, self.decay, self.eps = rule.lr, rule.betas, rule.decay, eps
         zeros = torch.zeros(self.share, device=self.parameters[0].device)
         self.state = {"exp_avg": zeros, "exp_avg_sq": zeros.clone()}
 
@@ -153,6 +174,8 @@ class AdamWBucket(Bucket):
         mean = self.state["exp_avg"].lerp_(gradient, 1 - beta1)
         square = self.state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         scale = (square / (1 - beta2**step)).sqrt_().add_(self.eps)
+        if self.decay:
+            weights.mul_(1 - self.lr * lr_scale * self.decay)
         weights.addcdiv_(mean, scale, value=-self.lr * lr_scale / (1 - beta1**step))
 
 
@@ -180,7 +203,11 @@ class MuonBucket(Bucket):
         """One step, in place on this rank's share of the weights."""
         average = self.state["momentum"].lerp_(gradient, 1 - momentum)
         ahead = gradient.lerp_(average, momentum).view(-1, *self.shape)  # (N, rows, cols)
+        if self.settings.equal_rows:
+            ahead = equal_rows(ahead)
         change = orthogonalize(ahead, self.steps, self.dtype).float()
+        if self.settings.equal_norm:
+            change = equal_norm(change)
         if self.settings.normuon_beta2:
             rows, cols = self.shape
             per_neuron = (-1, rows, 1) if rows >= cols else (-1, 1, cols)
@@ -254,33 +281,46 @@ def build_optimizer(model: GPT, settings: OptimSettings, world: World) -> MuonAd
     Muon multiplies in the model's `compute_dtype`: set that first.
     """
     matrices: dict[tuple[int, ...], list[tuple[str, nn.Parameter]]] = {}
-    numbers: dict[tuple[str, float, tuple[float, float]], list[tuple[str, nn.Parameter]]] = {}
+    numbers: dict[Rule, list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
-        if name.startswith("blocks.") and not name.endswith("gate.weight"):
+        gate = name.endswith("gate.weight")
+        if name.startswith("blocks.") and (settings.muon_value_gates or not gate):
             matrices.setdefault(tuple(parameter.shape), []).append((name, parameter))
         else:
             numbers.setdefault(_rule(name, model.config.n_embd, settings), []).append((name, parameter))
     return MuonAdamW(
         [MuonBucket(named, settings, world, model.compute_dtype) for named in matrices.values()]
-        + [AdamWBucket(named, lr, betas, settings.eps, world) for (_, lr, betas), named in numbers.items()]
+        + [AdamWBucket(named, rule, settings.eps, world) for rule, named in numbers.items()]
     )
 
 
-def _rule(name: str, width: int, settings: OptimSettings) -> tuple[str, float, tuple[float, float]]:
-    """Bucket, learning rate and betas of a parameter that AdamW trains; the factors are those of July 2026."""
-    betas = (settings.beta1, settings.beta2)
+@dataclass(frozen=True)
+class Rule:
+    """How AdamW trains the parameters of a bucket. Large tables have one of their own: joining them would copy them."""
+
+    bucket: str
+    lr: float
+    betas: tuple[float, float]
+    decay: float = 0.0
+
+
+def _rule(name: str, width: int, settings: OptimSettings) -> Rule:
+    """Of a parameter that AdamW trains; the factors between learning rates are those of nanochat, July 2026."""
+    beta1, betas = settings.beta1, (settings.beta1, settings.beta2)
     by_width = (width / 768) ** -0.5
     if name == "wte.weight":
-        return name, settings.embedding_lr * by_width, betas
+        return Rule(name, settings.embedding_lr * by_width, (beta1, settings.embedding_beta2), settings.embedding_decay)
     if name == "lm_head.weight":
-        return name, settings.unembedding_lr * by_width, betas
-    if name.startswith("value_embeddings."):  # a bucket each: joining tables would copy them
-        return name, settings.embedding_lr * 0.5 * by_width, betas
+        lr = settings.unembedding_lr * by_width
+        return Rule(name, lr, (beta1, settings.unembedding_beta2), settings.unembedding_decay)
+    if name.startswith("value_embeddings."):
+        lr = settings.embedding_lr * 0.5 * by_width
+        return Rule(name, lr, (beta1, settings.embedding_beta2), settings.value_embedding_decay)
     if name.endswith("gate.weight"):
-        return "gates", settings.gate_lr, betas
+        return Rule("gates", settings.gate_lr, betas)
     if name == "residual_lambdas":
-        return name, settings.scalar_lr * 0.01, betas
+        return Rule(name, settings.scalar_lr * 0.01, betas, settings.residual_decay)
     if name == "x0_lambdas":
-        return name, settings.scalar_lr, (0.96, 0.95)
+        return Rule(name, settings.scalar_lr, (0.96, 0.95))
     assert name in ("smear_lambda", "backout_lambda"), f"no learning rate for parameter {name}"
-    return "lambdas", settings.scalar_lr * 0.4, betas
+    return Rule("lambdas", settings.scalar_lr * 0.4, betas)

@@ -9,8 +9,21 @@ wasted on a learning rate of 0. Not here: the rates themselves (nanochat/scaling
 from dataclasses import dataclass
 from math import ceil, cos, pi
 
-MOMENTUM_START, MOMENTUM = 0.85, 0.95  # Muon's, as in the speed runs of github.com/KellerJordan/modded-nanogpt
-MOMENTUM_STEPS = 300
+
+@dataclass(frozen=True)
+class Momentum:
+    """Muon's momentum: from `start` to `peak` over `steps` steps, or the first quarter of a run of fewer than 4 times
+    as many; then, while the learning rate falls, from `peak` to `end`.
+    """
+
+    start: float
+    peak: float
+    end: float
+    steps: int
+
+
+CLASSIC_MOMENTUM = Momentum(0.85, 0.95, 0.95, 300)  # the speed runs of github.com/KellerJordan/modded-nanogpt
+MODERN_MOMENTUM = Momentum(0.85, 0.97, 0.90, 400)  # nanochat, July 2026
 
 
 def lr_multiplier(
@@ -29,11 +42,16 @@ def lr_multiplier(
     return min(up, down)
 
 
-def muon_momentum(step: int, num_steps: int) -> float:
-    """From 0.85 to 0.95 over the first 300 steps, or the first quarter of a run of fewer than 1,200."""
+def muon_momentum(
+    step: int, num_steps: int, momentum: Momentum = CLASSIC_MOMENTUM, *, warmdown_ratio: float = 0.0
+) -> float:
+    """Muon's momentum itself. Where the two ramps meet in a short run, the lower one counts."""
     _inside(step, num_steps)
-    rise = max(1, min(MOMENTUM_STEPS, num_steps // 4))
-    return MOMENTUM_START + (MOMENTUM - MOMENTUM_START) * min(1.0, step / rise)
+    rise = max(1, min(momentum.steps, num_steps // 4))
+    up = momentum.start + (momentum.peak - momentum.start) * min(1.0, step / rise)
+    warmdown_steps = ceil(warmdown_ratio * num_steps)
+    gone = max(0.0, 1 - (num_steps - step) / warmdown_steps) if warmdown_steps else 0.0
+    return min(up, momentum.peak + (momentum.end - momentum.peak) * gone)
 
 
 def weight_decay_multiplier(step: int, num_steps: int) -> float:
@@ -54,6 +72,7 @@ class Schedule:
     warmup_steps: int = 0
     warmdown_ratio: float = 0.0
     final_lr_frac: float = 0.0
+    muon: Momentum = CLASSIC_MOMENTUM
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
@@ -76,7 +95,7 @@ class Schedule:
 
     def momentum(self, step: int) -> float:
         """Muon's momentum itself, not a multiplier."""
-        return muon_momentum(step, self.num_steps)
+        return muon_momentum(step, self.num_steps, self.muon, warmdown_ratio=self.warmdown_ratio)
 
     def weight_decay(self, step: int) -> float:
         """Multiplier of the weight decay."""

@@ -58,7 +58,13 @@ def place(tmp_path):
     model_dir, rows = tmp_path / "model", tmp_path / "tokenize"
     model = GPT(GPTConfig(CONTEXT, BYTES.vocab_size, 1, 2, 1, 32))
     model.init_weights(0)
-    save_model(model, model_dir, optimizer=dataclasses.asdict(OptimSettings()), total_batch_size=2 * CONTEXT)
+    save_model(
+        model,
+        model_dir,
+        optimizer=dataclasses.asdict(OptimSettings()),
+        architecture="classic",
+        total_batch_size=2 * CONTEXT,
+    )
     BYTES.save(model_dir / "tokenizer.json")
     for folder in (model_dir, rows):
         folder.mkdir(exist_ok=True)

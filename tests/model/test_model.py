@@ -10,6 +10,7 @@ import torch
 
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.stages.pretrain import INITIAL
 
 CLASSIC = GPTConfig(32, 300, 3, 4, 4, 32)
 FEATURES = {
@@ -148,20 +149,25 @@ def test_a_fresh_model_says_that_every_token_is_equally_likely(config):
     torch.testing.assert_close(model.token_losses(tokens, tokens), torch.full((2, 20), log(config.vocab_size)))
 
 
-def test_initial_scales_are_those_of_the_reference():
+@pytest.mark.parametrize("architecture", ["classic", "modern"])
+def test_initial_scales_are_those_of_the_reference(architecture):
+    modern = architecture == "modern"
     model = GPT(GPTConfig.modern(4, 2048, width=256, head_dim=64))
-    model.init_weights(0)
+    model.init_weights(0, INITIAL[architecture])
     state = model.state_dict()
     for name, std in {
-        "wte.weight": 1.0,
+        "wte.weight": 0.8 if modern else 1.0,
         "blocks.0.attn.q_proj.weight": 1 / 16,
-        "blocks.0.up_proj.weight": 1 / 16,
+        "blocks.0.up_proj.weight": 0.4 / 16 if modern else 1 / 16,
         "value_embeddings.3.weight": 1 / 16,
         "blocks.0.down_proj.weight": 0.0,
         "blocks.2.attn.o_proj.weight": 0.0,
-        "lm_head.weight": 0.0,
+        "lm_head.weight": 0.001 if modern else 0.0,
     }.items():
         assert state[name].std().item() == pytest.approx(std, rel=0.02), name
+    gates = torch.cat([state[name].flatten() for name in state if name.endswith("gate.weight")])
+    assert (gates.min() >= 0, gates.max() <= 0.02) == (True, True)
+    assert gates.mean().item() == pytest.approx(0.01 if modern else 0.0, rel=0.1)
     assert state["residual_lambdas"][[0, -1]].tolist() == pytest.approx([1.15, 1.05])
     assert state["x0_lambdas"][[0, -1]].tolist() == pytest.approx([0.20, 0.05])
 

@@ -16,6 +16,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import load_model, save_model
 from nanochat.pipeline import MODEL_FILES, Midtrain, Sft
+from nanochat.stages import chat_training
 from nanochat.stages.chat_training import ChatBatches, inputs_and_targets, packed
 from nanochat.stages.midtrain import run as midtrain
 from nanochat.stages.sft import run as sft
@@ -53,7 +54,9 @@ def place(tmp_path):
     out.mkdir()
     model = GPT(CONFIG)
     model.init_weights(0)
-    save_model(model, base, optimizer=dataclasses.asdict(OptimSettings()), total_batch_size=1024)
+    save_model(
+        model, base, optimizer=dataclasses.asdict(OptimSettings()), architecture="classic", total_batch_size=1024
+    )
     TOKENIZER.save(base / "tokenizer.json")
     np.save(base / "token_bytes.npy", TOKENIZER.token_bytes())
     inputs = {"pretrain": base, "midtrain": base, "task_data": tmp_path}
@@ -145,7 +148,15 @@ def test_a_stage_learns_and_leaves_a_whole_artifact(place, work, stage):
     ).read_text(encoding="utf-8")
 
 
-def test_batch_and_length_follow_from_the_stage_before_and_from_the_mixture(place):
+def test_an_epoch_of_a_few_steps_is_refused_with_the_remedy(place):
+    with pytest.raises(
+        ValueError, match=r"sft: one epoch .* is \d steps of 8 rows.*lower sft.total_batch_size.*num_steps"
+    ):
+        sft(Sft(**KNOBS | {"total_batch_size": 0}), place)
+
+
+def test_batch_and_length_follow_from_the_stage_before_and_from_the_mixture(place, monkeypatch):
+    monkeypatch.setattr(chat_training, "FEWEST_STEPS", 1)
     numbers = sft(Sft(**KNOBS | {"total_batch_size": 0}), place)
     facts = json.loads((place.out / "model.json").read_text(encoding="utf-8"))
     assert facts["total_batch_size"] == 1024
@@ -166,7 +177,7 @@ def test_the_same_run_twice_gives_the_same_weights_and_packs_once(place):
 
 def test_a_rank_waits_for_the_rows_outside_of_any_collective(place):
     """No process group here: who went straight to the barrier would find nothing to load."""
-    training = from_artifact(Sft(**KNOBS), place, World(), place["pretrain"])
+    training = from_artifact(Sft(**KNOBS), place, World(), place["pretrain"], 0)
     other = dataclasses.replace(training, world=World(rank=1, size=2))
     mixture, directory = {"identity": 5}, place.work / "rows"
     with ThreadPoolExecutor(1) as pool:
@@ -193,7 +204,13 @@ def test_conversations_that_do_not_fit_are_an_error_with_a_remedy(place, tmp_pat
     short = dataclasses.replace(CONFIG, sequence_len=8)
     model = GPT(short)
     model.init_weights(0)
-    save_model(model, tmp_path / "base", optimizer=dataclasses.asdict(OptimSettings()), total_batch_size=64)
+    save_model(
+        model,
+        tmp_path / "base",
+        optimizer=dataclasses.asdict(OptimSettings()),
+        architecture="classic",
+        total_batch_size=64,
+    )
     with pytest.raises(ValueError, match=r"none of 60 conversations .* sequence_len = 8 .* longer sequence_len"):
         sft(Sft(**KNOBS, num_steps=2), place)
 

@@ -84,7 +84,7 @@ def two_armed_model(sequence_len: int = 32) -> GPT:
 
 def place(folder: Path, model: GPT) -> StageContext:
     sft = folder / "sft"
-    save_model(model, sft, stage="sft", optimizer=asdict(OptimSettings()), total_batch_size=64)
+    save_model(model, sft, stage="sft", optimizer=asdict(OptimSettings()), architecture="classic", total_batch_size=64)
     TOKENIZER.save(sft / "tokenizer.json")
     np.save(sft / "token_bytes.npy", TOKENIZER.token_bytes())
     (folder / "out").mkdir()

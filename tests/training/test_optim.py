@@ -11,11 +11,12 @@ import torch
 from nanochat.model.gpt import GPT
 from nanochat.training.distributed import World
 from nanochat.training.muon import CLASSIC as QUINTIC
-from nanochat.training.muon import POLAR_EXPRESS, normuon_scale, orthogonalize
+from nanochat.training.muon import POLAR_EXPRESS, equal_norm, equal_rows, normuon_scale, orthogonalize
 from nanochat.training.optim import AdamWBucket, MuonBucket, OptimSettings, build_optimizer
 from tests.model.test_model import CLASSIC, MODERN, shaken, some_tokens
 
-EVERYTHING = OptimSettings(weight_decay=0.1, cautious=True, polar_express=True, normuon_beta2=0.9)
+MODERN_SWITCHES = ("polar_express", "equal_rows", "equal_norm", "muon_value_gates")
+EVERYTHING = OptimSettings(weight_decay=0.1, cautious=True, normuon_beta2=0.9, **dict.fromkeys(MODERN_SWITCHES, True))
 
 
 def with_gradients(model, seed):
@@ -25,8 +26,8 @@ def with_gradients(model, seed):
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-def is_matrix(name):
-    return name.startswith("blocks.") and "gate" not in name
+def is_matrix(name, settings=EVERYTHING):
+    return name.startswith("blocks.") and (settings.muon_value_gates or "gate" not in name)
 
 
 def weights_of(model):
@@ -76,14 +77,15 @@ def test_even_rows_share_one_size_and_keep_the_size_of_the_whole(shape):
 
 def test_embeddings_and_head_move_as_torch_adamw_moves_them():
     model, twin = shaken(CLASSIC), shaken(CLASSIC)
-    settings = OptimSettings(embedding_lr=0.1, unembedding_lr=0.01)
+    rates = {"embedding_lr": 0.1, "unembedding_lr": 0.01, "embedding_decay": 0.2, "unembedding_decay": 0.3}
+    settings = OptimSettings(**rates, embedding_beta2=0.995, unembedding_beta2=0.96)
     by_width = (CLASSIC.n_embd / 768) ** -0.5
     optimizer = build_optimizer(model, settings, World())
     groups = [
-        {"params": [twin.wte.weight], "lr": 0.1 * by_width},
-        {"params": [twin.lm_head.weight], "lr": 0.01 * by_width},
+        {"params": [twin.wte.weight], "lr": 0.1 * by_width, "weight_decay": 0.2, "betas": (0.8, 0.995)},
+        {"params": [twin.lm_head.weight], "lr": 0.01 * by_width, "weight_decay": 0.3, "betas": (0.8, 0.96)},
     ]
-    peer = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.0)
+    peer = torch.optim.AdamW(groups, eps=1e-10)
     for step in range(5):
         with_gradients(model, step)
         with_gradients(twin, step)
@@ -100,9 +102,13 @@ def slow_muon(weight, gradients, settings, momentum, lr_scale, decay_scale):
     for gradient in gradients:
         average = momentum * average + (1 - momentum) * gradient
         x = (1 - momentum) * gradient + momentum * average
+        if settings.equal_rows:
+            x = torch.stack([row / row.norm() for row in x])
         x = x / x.norm() / (1.02 if settings.polar_express else 1.0)
         for a, b, c in POLAR_EXPRESS if settings.polar_express else QUINTIC:
             x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
+        if settings.equal_norm:
+            x = x * sqrt(min(rows, cols)) / x.norm()
         if settings.normuon_beta2:
             beta, size, along = settings.normuon_beta2, x.norm(), 1 if rows >= cols else 0
             square = x.square().mean(along, keepdim=True)
@@ -123,9 +129,11 @@ def slow_muon(weight, gradients, settings, momentum, lr_scale, decay_scale):
         OptimSettings(weight_decay=0.3, cautious=True),
         OptimSettings(polar_express=True),
         OptimSettings(normuon_beta2=0.9),
+        OptimSettings(equal_rows=True),
+        OptimSettings(equal_norm=True),
         EVERYTHING,
     ],
-    ids=["classic", "decay", "cautious decay", "polar express", "normuon", "everything"],
+    ids=["classic", "decay", "cautious decay", "polar express", "normuon", "equal rows", "equal norm", "everything"],
 )
 def test_matrices_move_as_the_obvious_muon_moves_them(settings):
     model = shaken(MODERN)
@@ -135,7 +143,7 @@ def test_matrices_move_as_the_obvious_muon_moves_them(settings):
         history.append(with_gradients(model, step))
         optimizer.step(lr_scale=0.7, momentum=0.9, weight_decay_scale=0.5)
     for name, parameter in model.named_parameters():
-        if is_matrix(name):
+        if is_matrix(name, settings):
             expected = slow_muon(before[name], [g[name] for g in history], settings, 0.9, 0.7, 0.5)
             moved, meant = parameter.detach() - before[name], expected - before[name]
             assert (moved - meant).norm() < 0.06 * meant.norm(), name  # bf16 against fp32
@@ -152,6 +160,26 @@ def test_every_parameter_is_in_exactly_one_bucket_and_moves():
     with_gradients(model, 0)
     optimizer.step()
     assert not [name for name, weight in weights_of(model).items() if torch.equal(weight, before[name])]
+
+
+def test_rows_are_made_equal_and_the_norm_that_of_an_orthogonal_matrix():
+    stack = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 9, 5)[:, None]
+    torch.testing.assert_close(equal_rows(stack).norm(dim=-1), torch.ones(2, 5))
+    torch.testing.assert_close(equal_norm(stack).norm(dim=(1, 2)), torch.full((2,), sqrt(5)))
+    assert equal_rows(torch.zeros(1, 3, 3)).count_nonzero() == equal_norm(torch.zeros(1, 3, 3)).count_nonzero() == 0
+
+
+def test_finetuning_takes_a_fraction_of_every_rate_and_nothing_decays():
+    base = OptimSettings(
+        weight_decay=0.1, embedding_decay=0.2, residual_decay=0.3, unembedding_decay=0.4, cautious=True
+    )
+    lowered = dataclasses.asdict(base.for_finetuning(0.5))
+    for name, value in dataclasses.asdict(base).items():
+        if name.endswith("_decay"):
+            assert lowered.pop(name) == 0.0, name
+        else:
+            assert lowered.pop(name) == (value * 0.5 if name.endswith("_lr") else value), name
+    assert base.scaled(0.5).weight_decay == 0.1
 
 
 def test_learning_rates_of_the_tables_follow_the_width_and_value_embeddings_have_half():

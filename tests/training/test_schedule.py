@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.training.schedule import Schedule, lr_multiplier, muon_momentum, weight_decay_multiplier
+from nanochat.training.schedule import (
+    CLASSIC_MOMENTUM,
+    MODERN_MOMENTUM,
+    Schedule,
+    lr_multiplier,
+    muon_momentum,
+    weight_decay_multiplier,
+)
 
 schedules = st.builds(
     Schedule,
@@ -14,6 +21,7 @@ schedules = st.builds(
     warmup_steps=st.integers(0, 4000),
     warmdown_ratio=st.floats(0, 1),
     final_lr_frac=st.floats(0, 1),
+    muon=st.sampled_from([CLASSIC_MOMENTUM, MODERN_MOMENTUM]),
 )
 
 
@@ -22,7 +30,7 @@ def test_no_multiplier_is_ever_negative_or_above_one(schedule: Schedule) -> None
     for step in {0, schedule.num_steps // 3, schedule.num_steps // 2, schedule.num_steps - 1}:
         assert 0 < schedule.lr(step) <= 1
         assert 0 < schedule.weight_decay(step) <= 1
-        assert 0.85 <= schedule.momentum(step) <= 0.95
+        assert 0.85 <= schedule.momentum(step) <= schedule.muon.peak
 
 
 @given(schedules)
@@ -52,6 +60,15 @@ def test_momentum_warms_up_over_300_steps_or_a_quarter_of_a_short_run() -> None:
     assert [muon_momentum(step, 5000) for step in (0, 150, 300, 4999)] == pytest.approx([0.85, 0.9, 0.95, 0.95])
     assert [muon_momentum(step, 40) for step in (0, 5, 10)] == pytest.approx([0.85, 0.9, 0.95])
     assert muon_momentum(0, 1) == 0.85
+
+
+def test_modern_momentum_rises_higher_and_falls_with_the_learning_rate() -> None:
+    def at(step: int, num_steps: int) -> float:
+        return muon_momentum(step, num_steps, MODERN_MOMENTUM, warmdown_ratio=0.65)
+
+    assert [at(step, 2000) for step in (0, 200, 400, 700, 1350)] == pytest.approx([0.85, 0.91, 0.97, 0.97, 0.935])
+    assert at(1999, 2000) == pytest.approx(0.90, abs=1e-3)
+    assert [at(step, 100) for step in (0, 25, 99)] == pytest.approx([0.85, 0.97, 0.90], abs=2e-3)  # the reference: none
 
 
 def test_weight_decay_fades_out() -> None:

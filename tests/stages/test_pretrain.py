@@ -1,0 +1,99 @@
+"""The hyperparameters of both families are those of docs/hyperparameters.md, every number of it."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from nanochat.model.gpt import GPT, GPTConfig
+from nanochat.pipeline import Pretrain
+from nanochat.scaling import RATES, derive
+from nanochat.stages.pretrain import INITIAL, schedule, settings
+from nanochat.training.distributed import World
+from nanochat.training.optim import AdamWBucket, OptimSettings, build_optimizer
+from tests.paths import ROOT
+
+TABLE = (ROOT / "docs" / "hyperparameters.md").read_text(encoding="utf-8")
+NOT_A_NUMBER_OF_OURS = {"moments", "form of the matrices", "clipping of gradients"}
+
+
+def rows() -> Iterator[tuple[str, str, str]]:
+    """Name, classic, modern of every row of the page's tables."""
+    for line in TABLE.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| ") and cells[0]:
+            yield cells[0], cells[1], cells[3]
+
+
+def said(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(said, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def of_family(architecture: str) -> dict[str, object]:
+    """The table's names with what the code does, the optimizer's as it is built for a model of width 768."""
+    stage = Pretrain(depth=12, architecture=architecture)
+    derived = derive(stage, 2048, 256)
+    given: OptimSettings = settings(stage, derived)
+    model = GPT(GPTConfig.modern(4, 265, 64, width=768))
+    model.init_weights(0)
+    built = {}
+    for bucket in build_optimizer(model, given, World()).buckets:
+        built |= dict.fromkeys(bucket.names, bucket)
+    initial, rates, muon = INITIAL[architecture], RATES[architecture], schedule(stage, derived).muon
+
+    def trainer(name: str) -> str:
+        return "AdamW" if isinstance(built[name], AdamWBucket) else "Muon"
+
+    same = ("beta1", "beta2", "embedding_beta2", "unembedding_beta2", "embedding_decay", "value_embedding_decay")
+    same += ("unembedding_decay", "residual_decay", "eps", "polar_express", "normuon_beta2")
+    return {name: getattr(given, name) for name in same} | {
+        "matrix_lr": rates.matrix_lr,
+        "embedding_lr": built["wte.weight"].lr,
+        "value embeddings' rate": built["value_embeddings.3.weight"].lr,
+        "unembedding_lr": built["lm_head.weight"].lr,
+        "scalar_lr (x0_lambdas)": built["x0_lambdas"].lr,
+        "residual_lambdas' rate": built["residual_lambdas"].lr,
+        "rate of smear and backout": built["smear_lambda"].lr,
+        "gate_lr": built["smear_gate.weight"].lr,
+        "warmup_steps": rates.warmup_steps,
+        "warmdown_ratio": rates.warmdown_ratio,
+        "final_lr_frac": rates.final_lr_frac,
+        "betas of x0_lambdas": built["x0_lambdas"].betas,
+        "momentum at the start": muon.start,
+        "momentum at its peak": muon.peak,
+        "momentum at the end": muon.end,
+        "steps to the peak": muon.steps,
+        "equal_rows (MuonEq)": given.equal_rows,
+        "equal_norm (Muon+)": given.equal_norm,
+        "cautious decay": given.cautious,
+        "weight_decay": "by depth" if derive(Pretrain(depth=20, architecture=architecture), 2048).weight_decay else 0,
+        "value gates": trainer("blocks.3.attn.value_gate.weight"),
+        "smear gate": trainer("smear_gate.weight"),
+        "embedding_std": initial.embedding_std,
+        "head_std": initial.head_std,
+        "up_proj, times the other matrices'": initial.up_proj,
+        "gate_max": initial.gate_max,
+    }
+
+
+@pytest.mark.parametrize("architecture", ["classic", "modern"])
+def test_the_page_of_hyperparameters_says_what_the_code_does(architecture: str) -> None:
+    column = 1 if architecture == "classic" else 2
+    page = {row[0]: row[column] for row in rows() if row[0] not in NOT_A_NUMBER_OF_OURS}
+    assert len(page) > 30
+    assert page == {name: said(value) for name, value in of_family(architecture).items()}
+
+
+@pytest.mark.parametrize("architecture", ["classic", "modern"])
+def test_the_form_and_the_knobs_say_the_same_defaults(architecture: str) -> None:
+    """`nanochat knobs pretrain` tells what -1 stands for, classic first."""
+    position = 0 if architecture == "classic" else -1
+    for name, knob in Pretrain.knobs().items():
+        if told := re.search(r"-1: ([0-9.]+)(?: / ([0-9.]+))?", knob.help):
+            family = [number for number in told.groups() if number]
+            if name != "weight_decay":
+                assert float(family[position]) == getattr(RATES[architecture], name), name
