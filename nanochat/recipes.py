@@ -145,6 +145,7 @@ def _real(
     architecture: Literal["modern", "classic"] = "modern",
     vocab_size: int = 32768,
     num_ranks: int = 8,
+    device_batch_size: int = 32,
 ) -> list[Stage]:
     """A run on real data and GPUs: the corpus and the task mixtures of the reference (its commit 4a87a0d and later)."""
     web: dict[str, Any] = {
@@ -159,18 +160,20 @@ def _real(
     }
     classic = architecture == "classic"
     ranks: dict[str, Any] = {"num_ranks": num_ranks}
+    rows: dict[str, Any] = {"device_batch_size": device_batch_size}  # what 80 GB hold, by `nanochat plan`
     return [
         Download(**web),
         WordCounts(max_chars=2_000_000_000 // num_shards),
         Tokenizer(vocab_size=vocab_size),
         Tokenize(packing="stream" if classic else "best_fit"),
         TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval"),
-        Pretrain(depth=depth, architecture=architecture, eval_every=250, **ranks),
+        Pretrain(depth=depth, architecture=architecture, eval_every=250, **ranks, **rows),
         BaseEval(eval_rows=10_240),  # with the CORE bundle at hand: base_eval.core=all base_eval.core_data=FOLDER
         Midtrain(
             mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity:2000, spelling:200000, counting:80000",
             warmdown_ratio=0.2,
             **ranks,
+            **rows,
             eval_every=150,
         ),
         ChatEvalMid(**asked),
@@ -201,22 +204,22 @@ def d12() -> list[Stage]:
 @recipe
 def speedrun() -> list[Stage]:
     """d20 on one node of 8 GPUs: the afternoon's run."""
-    return _real(20, 240)
+    return _real(20, 240, device_batch_size=16)
 
 
 @recipe
 def d26() -> list[Stage]:
     """d26 on one node of 8 GPUs: about GPT-2 grade."""
-    return _real(26, 450)
+    return _real(26, 450, device_batch_size=8)
 
 
 @recipe
 def d32() -> list[Stage]:
     """d32 on one node of 8 GPUs: a day and a half."""
-    return _real(32, 800)
+    return _real(32, 800, device_batch_size=4)
 
 
 @recipe
 def classic_d20() -> list[Stage]:
     """The plain architecture of the first write-ups, to the parameter: 560,988,160."""
-    return _real(20, 240, architecture="classic", vocab_size=65536)
+    return _real(20, 240, architecture="classic", vocab_size=65536, device_batch_size=16)

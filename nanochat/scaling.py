@@ -22,8 +22,9 @@ BATCH_FITTED = (2**18, 2**21)  # tokens: where the square-root rule of the rates
 REFERENCE_DEPTH, REFERENCE_DECAY = 12, 0.28
 BATCH_EXPONENT = 0.383  # of the horizon: arXiv:2505.13738
 CLASSIC_RATIO, MODERN_RATIO = 20.0, 12.0
-# Bytes kept for the backward pass of the compiled model in bf16, by counting tensors; an estimate, for planning.
-ACTIVATION_BYTES = 24  # a token, layer and channel: 2 inputs, q and k before and after norm, v, its mix, 4 of the MLP
+# Bytes kept for the backward pass of the compiled model in bf16; an estimate, for planning. Counted of what the
+# compiled loss saved, a token, layer and channel: 43 (modern) and 40 (classic), less 4 since RoPE comes after the norm.
+ACTIVATION_BYTES = {"modern": 39, "classic": 36}
 LOGIT_BYTES = 8  # a token and entry of the vocabulary: bf16 logits, their fp32 soft-capped form, the bf16 gradient
 
 
@@ -83,7 +84,9 @@ class Hyperparameters:
         gradients = 4 * self.num_parameters + 4 * matrices  # and those of the matrices laid out as one row
         state = (4 * matrices + 8 * others) // num_ranks
         rows = min(device_batch_size, max(1, self.total_batch_size // (self.config.sequence_len * num_ranks)))
-        a_token = ACTIVATION_BYTES * self.config.n_layer * self.config.n_embd + LOGIT_BYTES * self.config.vocab_size
+        family = "modern" if self.config.value_embeddings else "classic"
+        a_layer = ACTIVATION_BYTES[family] * self.config.n_embd
+        a_token = a_layer * self.config.n_layer + LOGIT_BYTES * self.config.vocab_size
         return weights + gradients + state + rows * self.config.sequence_len * a_token
 
 

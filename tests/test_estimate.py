@@ -20,6 +20,12 @@ def test_a_step_of_finetuning_is_not_pretrainings(recipe: str) -> None:
     assert stages["rl"]["tokens_per_step"] == 16 * 16 * 256
 
 
+@pytest.mark.parametrize("recipe", sorted(RECIPES.keys() - {"tiny", "micro"}))
+def test_the_rows_of_a_real_recipe_fit_into_80_gb(recipe: str) -> None:
+    described = estimate.describe(recipe, plan(stages_of(recipe)), [])
+    assert 20e9 < described["peak_memory_bytes"] < 0.9 * 80e9
+
+
 def test_rates_are_those_after_the_fraction_and_the_batch() -> None:
     stages = training_of("speedrun")
     rates = {name: stage["learning_rates"]["matrix_lr"] for name, stage in stages.items()}
