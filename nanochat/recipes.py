@@ -100,7 +100,7 @@ def tiny() -> list[Stage]:
         ChatEvalMid(**asked),
         Sft(mixture=TINY_SFT, num_steps=100, **steps),
         ChatEvalSft(**asked),
-        Rl(task="arithmetic", num_steps=40, samples_per_prompt=8, max_new_tokens=48, lr_frac=0.06, **often),
+        Rl(task="arithmetic", num_steps=40, samples_per_prompt=8, max_new_tokens=48, lr_frac=0.09, **often),
         ChatEvalRl(**asked),
         Report(),
         Register(metric="chatcore"),
