@@ -97,7 +97,7 @@ def _training(by_name: dict[str, Step], pretrain: Pretrain, derived: Hyperparame
             batch, ratio = stage.total_batch_size or batch, stage.warmdown_ratio
             tokens = batch
         elif isinstance(stage, Rl):
-            tokens, ratio = stage.prompts_per_step * stage.samples_per_prompt * stage.max_new_tokens, 1.0
+            tokens, ratio = stage.most_tokens_per_step(), 1.0
         else:
             continue
         ramps = Schedule(stage.num_steps, warmdown_ratio=ratio) if stage.num_steps else None
@@ -106,14 +106,14 @@ def _training(by_name: dict[str, Step], pretrain: Pretrain, derived: Hyperparame
 
 
 def _trained(name: str, tokens: int, steps: int, rates: Rates, scale: float, ramps: Schedule | None) -> dict[str, Any]:
-    names = ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr")
-    mean = sum(ramps.lr(step) for step in range(steps)) / steps if ramps else None
+    learning_rates = {each: rate * scale for each, rate in rates.learning_rates().items()}
+    multipliers = sum(ramps.lr(step) for step in range(steps)) if ramps else None
     return {
         "stage": name,
         "tokens_per_step": tokens,
         "num_steps": steps or None,
-        "learning_rates": {each: getattr(rates, each) * scale for each in names},
-        "matrix_lr_sum": rates.matrix_lr * scale * mean * steps if mean is not None else None,
+        "learning_rates": learning_rates,
+        "matrix_lr_sum": None if multipliers is None else learning_rates["matrix_lr"] * multipliers,
     }
 
 

@@ -230,6 +230,9 @@ class Rl(Trained, takes=(Sft, TaskData), makes=MODEL_FILES, on="gpu"):
     temperature: float = identity(1.0, "of the samples", at_least=0.01)
     lr_frac: float = identity(0.05, "learning rates as a fraction of pretraining's", at_least=0)
 
+    def most_tokens_per_step(self) -> int:
+        return self.prompts_per_step * self.samples_per_prompt * self.max_new_tokens
+
 
 class ChatEvalRl(ChatEval, takes=(Rl, TaskData), makes=SCORE_FILES, on="gpu", version=2):
     """Asks the model after reinforcement learning held-out problems."""

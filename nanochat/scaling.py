@@ -10,7 +10,7 @@ start. Not here: hours and prices of machines.
 import dataclasses
 from dataclasses import dataclass
 from math import ceil, log2, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanochat.model.config import GPTConfig
 
@@ -39,6 +39,10 @@ class Rates:
     warmup_steps: int
     warmdown_ratio: float
     final_lr_frac: float
+
+    def learning_rates(self) -> dict[str, Any]:
+        """Those of the optimizer's settings, by name."""
+        return {name: value for name, value in vars(self).items() if name.endswith("_lr")}
 
 
 RATES = {

@@ -164,9 +164,10 @@ class FileStore(Store):
         path = self._path(key)
         with self._locked():
             found = self.get(key) if if_absent or if_match is not None else None
-            if if_absent and found is not None:
-                raise Conflict(key)
-            if if_match is not None and (found is None or found[1] != if_match):
+            if if_absent:
+                if found is not None:
+                    raise Conflict(key)
+            elif if_match is not None and (found is None or found[1] != if_match):
                 raise Conflict(key)
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

@@ -95,9 +95,7 @@ class PretrainBatches:
 
 def settings(stage: Pretrain, derived: Hyperparameters) -> OptimSettings:
     """The optimizer of the architecture, at its learning rates before they are scaled by the batch."""
-    rates = {
-        name: getattr(derived.rates, name) for name in ("matrix_lr", "embedding_lr", "unembedding_lr", "scalar_lr")
-    }
+    rates = derived.rates.learning_rates()
     return OptimSettings(**rates, weight_decay=derived.weight_decay, **OPTIMIZER[stage.architecture])
 
 

@@ -231,7 +231,7 @@ def test_pretraining_learns_and_passes_everything_on(tmp_path: Path) -> None:
     numbers = pretrained(tmp_path, "a", num_steps=40, eval_every=20, max_epochs=2)
     bits = [row["val_bpb"] for row in metrics.read(tmp_path / "a" / "metrics.jsonl") if "val_bpb" in row]
     assert len(bits) == 3
-    assert bits[0] == pytest.approx(np.log2(300), rel=1e-3)  # knows nothing: the head starts at 0.001
+    assert bits[0] == pytest.approx(np.log2(300), rel=1e-4)  # knows nothing: the head starts at 0.001
     assert bits[-1] == numbers["val_bpb"] < 0.9 * bits[0]
     assert numbers.keys() >= {"loss", "num_parameters", "tokens", "flops", "seconds", "tok_per_s"}
     out = tmp_path / "a" / "out"
