@@ -7,11 +7,13 @@ these classes. Here is no work: that is in the file of nanochat/stages/ that has
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
+from nanochat.data import own_conversations
 from nanochat.data.sources import environment_digest, parse_source
 from nanochat.data.special_tokens import SPECIAL_TOKENS
-from nanochat.tasks.mixture import parse_mixture
+from nanochat.locations import folder
+from nanochat.tasks.mixture import own_files, parse_mixture, with_own
 from nanochat.workflow.stage import STAGES, Stage, execution, identity  # noqa: F401 (STAGES: the list of the classes below)
 
 MODEL_FILES = ("model.safetensors", "model.json", "tokenizer.json", "token_bytes.npy")
@@ -180,21 +182,50 @@ class BaseEval(ModelStage, takes=(Pretrain, Tokenize), makes=SCORE_FILES, on="gp
     device_batch_size: int = execution(16, "rows per forward pass", at_least=1)
 
 
-class Chat(Trained, abstract=True):
-    """What midtraining and SFT have in common: a mixture of tasks in the conversation format."""
+class ChatData(Stage, abstract=True, work="chat_data"):
+    """What the rows of midtraining and SFT have in common: a mixture of tasks in the conversation format."""
 
-    mixture: str = identity("", "tasks and their weights, e.g. `smoltalk:460000, identity:2000`: rows taken of each")
+    mixture: str = identity("", "tasks and rows of each: `smoltalk:460000, identity:2000, jsonl:FILE-OF-YOUR-OWN`")
+    sequence_len: int = identity(2048, "tokens a row: as in tokenize", at_least=8)
+    part_size: int = identity(50_000, "conversations of a part, which are packed together", at_least=1)
+    seed: int = identity(1, "of the order of the conversations", at_least=0)
+    threads: int = execution(0, "threads; 0: one per core", at_least=0)
+    own_files: str = execution("", "where the files of one's own lie: filled in from the mixture")
+
+    def check(self) -> None:
+        parse_mixture(self.mixture, f"{self.name}.mixture")
+
+    def resolved(self) -> Self:
+        found = {} if self.own_files else own_conversations.resolve(own_files(self.mixture))
+        places = ", ".join(f"{name}={folder(path).absolute()}" for path, (name, _) in found.items())
+        return self.replaced(mixture=with_own(self.mixture, found), own_files=places) if found else self
+
+    def label(self) -> str:
+        return f"c{self.sequence_len}"
+
+    def num_parts(self) -> int:
+        return 1 + -(-sum(parse_mixture(self.mixture).values()) // self.part_size)  # part 0 is held out
+
+
+class MidtrainData(ChatData, takes=(Tokenizer, TaskData), makes=("index.json",), mapped=True):
+    """Turns the conversations of midtraining into packed rows of tokens, so that no GPU waits for a tokenizer."""
+
+
+class SftData(ChatData, takes=(Tokenizer, TaskData), makes=("index.json",), mapped=True):
+    """The same for supervised finetuning."""
+
+
+class Chat(Trained, abstract=True):
+    """What midtraining and SFT have in common."""
+
     total_batch_size: int = identity(
         0, "tokens per optimizer step over all ranks; 0: as in the stage before", at_least=0
     )
     lr_frac: float = identity(1.0, "learning rates as a fraction of pretraining's", at_least=0)
     warmdown_ratio: float = identity(0.5, "share of the steps in which the learning rate falls", at_least=0, at_most=1)
 
-    def check(self) -> None:
-        parse_mixture(self.mixture, f"{self.name}.mixture")
 
-
-class Midtrain(Chat, takes=(Pretrain, TaskData), makes=MODEL_FILES, on="gpu"):
+class Midtrain(Chat, takes=(Pretrain, MidtrainData), makes=MODEL_FILES, on="gpu"):
     """Teaches the conversation format, multiple choice and tools; the loss is on all tokens."""
 
 
@@ -212,7 +243,7 @@ class ChatEvalMid(ChatEval, takes=(Midtrain, TaskData), makes=SCORE_FILES, on="g
     """Asks the midtrained model held-out problems."""
 
 
-class Sft(Chat, takes=(Midtrain, TaskData), makes=MODEL_FILES, on="gpu"):
+class Sft(Chat, takes=(Midtrain, SftData), makes=MODEL_FILES, on="gpu"):
     """Supervised finetuning: the loss is on what the assistant says."""
 
 

@@ -14,9 +14,21 @@ from nanochat.data.sources import preflight as preflight_corpus
 from nanochat.evaluation.core_bundle import load_examples as load_core_examples
 from nanochat.evaluation.core_bundle import load_tasks as load_core_tasks
 from nanochat.locations import is_bucket
-from nanochat.pipeline import BaseEval, Chat, ChatEval, Download, Pretrain, Register, Rl, TaskData, Tokenize, Tokenizer
+from nanochat.pipeline import (
+    BaseEval,
+    Chat,
+    ChatData,
+    ChatEval,
+    Download,
+    Pretrain,
+    Register,
+    Rl,
+    TaskData,
+    Tokenize,
+    Tokenizer,
+)
 from nanochat.tasks import TASKS
-from nanochat.tasks.mixture import parse_mixture
+from nanochat.tasks.mixture import OWN, parse_mixture
 from nanochat.tasks.published import named
 from nanochat.tasks.task import Task, comma_separated
 from nanochat.workflow.plan import Step
@@ -72,6 +84,11 @@ def _check_sizes(stages: Stages, every: Stages, text_bytes: int | None) -> None:
         _check_horizon(pretrain, derived.num_steps * derived.total_batch_size, text_bytes)
     batch = derived.total_batch_size
     for name, stage in every.items():
+        if isinstance(stage, ChatData) and name in stages and stage.sequence_len != tokenize.sequence_len:
+            raise ValueError(
+                f"{name}.sequence_len = {stage.sequence_len}, tokenize.sequence_len = {tokenize.sequence_len}: the "
+                f"model has one context: set sequence_len={tokenize.sequence_len}, without a stage's name"
+            )
         if isinstance(stage, Chat):
             batch = stage.total_batch_size or batch  # else as in the stage before
             if name in stages:
@@ -94,8 +111,8 @@ def _check_tasks(stages: Stages, every: Stages) -> None:
         named(making.tasks, making.source)
     fetched = comma_separated(data.tasks) if isinstance(data, TaskData) else []
     for stage in stages.values():
-        if isinstance(stage, Chat):
-            knob, names = "mixture", list(parse_mixture(stage.mixture, f"{stage.name}.mixture"))
+        if isinstance(stage, ChatData):
+            knob, names = "mixture", [name for name in parse_mixture(stage.mixture) if not name.startswith(OWN)]
         elif isinstance(stage, ChatEval):
             knob, names = "tasks", comma_separated(stage.tasks)
         elif isinstance(stage, Rl):

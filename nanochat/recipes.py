@@ -17,11 +17,13 @@ from nanochat.pipeline import (
     ChatEvalSft,
     Download,
     Midtrain,
+    MidtrainData,
     Pretrain,
     Register,
     Report,
     Rl,
     Sft,
+    SftData,
     TaskData,
     Tokenize,
     Tokenizer,
@@ -96,9 +98,11 @@ def tiny() -> list[Stage]:
         TaskData(),
         Pretrain(depth=4, aspect_ratio=32, head_dim=64, num_steps=400, eval_every=100, **steps, **short),
         BaseEval(eval_rows=512),
-        Midtrain(mixture=TINY_MIDTRAIN, num_steps=190, **steps),
+        MidtrainData(mixture=TINY_MIDTRAIN, sequence_len=256),
+        Midtrain(num_steps=190, **steps),
         ChatEvalMid(**asked),
-        Sft(mixture=TINY_SFT, num_steps=100, **steps),
+        SftData(mixture=TINY_SFT, sequence_len=256),
+        Sft(num_steps=100, **steps),
         ChatEvalSft(**asked),
         Rl(task="arithmetic", num_steps=40, samples_per_prompt=8, max_new_tokens=48, lr_frac=0.09, **often),
         ChatEvalRl(**asked),
@@ -127,9 +131,11 @@ def micro() -> list[Stage]:
         TaskData(),
         Pretrain(depth=1, aspect_ratio=32, head_dim=16, weight_decay=0.0, **steps),
         BaseEval(eval_rows=8),
-        Midtrain(mixture="arithmetic:40, identity:40", **steps),
+        MidtrainData(mixture="arithmetic:40, identity:40", sequence_len=64),
+        Midtrain(**steps),
         ChatEvalMid(**asked),
-        Sft(mixture="arithmetic:40, identity:40", **steps),
+        SftData(mixture="arithmetic:40, identity:40", sequence_len=64),
+        Sft(**steps),
         ChatEvalSft(**asked),
         Rl(task="arithmetic", prompts_per_step=2, samples_per_prompt=2, max_new_tokens=8, **rl),
         ChatEvalRl(**asked),
@@ -169,17 +175,16 @@ def _real(
         TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval"),
         Pretrain(depth=depth, architecture=architecture, eval_every=250, **ranks, **rows),
         BaseEval(eval_rows=10_240),  # with the CORE bundle at hand: base_eval.core=all base_eval.core_data=FOLDER
-        Midtrain(
-            mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity:2000, spelling:200000, counting:80000",
-            warmdown_ratio=0.2,
-            **ranks,
-            **rows,
-            eval_every=150,
+        MidtrainData(
+            mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity:2000, spelling:200000, counting:80000"
         ),
+        Midtrain(warmdown_ratio=0.2, **ranks, **rows, eval_every=150),
         ChatEvalMid(**asked),
-        Sft(
+        SftData(
             mixture="arc_easy:2300, arc_challenge:1100, gsm8k:8000, smoltalk:10000, "
-            "identity:1000, spelling:300, counting:300",
+            "identity:1000, spelling:300, counting:300"
+        ),
+        Sft(
             total_batch_size=16_384,  # about 32 conversations a step, as in the reference
             lr_frac=0.02,
             warmdown_ratio=1.0,

@@ -6,31 +6,40 @@ never become a special token; the mask is 1 for all that the assistant says, the
 its turn included, and 0 for everything else, what a tool answers included. Not here: packing into rows, sampling.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nanochat.data.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
+Rendered = tuple[list[int], list[int]]  # token ids, and for each whether the assistant says it
+EncodeBatch = Callable[[list[str]], Iterable[Sequence[int]]]
 PARTS = ("text", "python", "python_output")
 
 
-def render(tokenizer: "Tokenizer", messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+def render(tokenizer: "Tokenizer", messages: Sequence[Message]) -> Rendered:
     """Token ids of a whole conversation and their mask: 1 where the token is one that the assistant says.
 
     Raises:
         ValueError: the messages are no conversation that ends with an answer; names the message.
     """
-    merged = _merged(messages)
-    if merged[-1]["role"] != "assistant":
-        raise _wrong(len(messages) - 1, "user", "a conversation to learn from ends with a message of the assistant")
-    ids, mask = [tokenizer.bos], [0]
-    for message in merged:
-        for tokens, said in _message(tokenizer, message):
-            ids += tokens
-            mask += [said] * len(tokens)
-    return ids, mask
+    pieces = _conversation(messages)
+    return _assembled(tokenizer, pieces, iter([tokenizer.encode(text) for piece in pieces for text in piece.texts]))
+
+
+def render_batch(
+    tokenizer: "Tokenizer", conversations: Iterable[Sequence[Message]], encode_batch: EncodeBatch
+) -> Iterator[Rendered]:
+    """What `render` gives for each conversation; their texts are encoded all at once by `encode_batch`.
+
+    Raises:
+        ValueError: as `render`.
+    """
+    split = [_conversation(messages) for messages in conversations]
+    encoded = iter(encode_batch([text for pieces in split for piece in pieces for text in piece.texts]))
+    return (_assembled(tokenizer, pieces, encoded) for pieces in split)
 
 
 def render_prompt(tokenizer: "Tokenizer", messages: Sequence[Message]) -> list[int]:
@@ -42,11 +51,14 @@ def render_prompt(tokenizer: "Tokenizer", messages: Sequence[Message]) -> list[i
     merged = _merged(messages)
     if merged[-1]["role"] == "assistant":
         merged = merged[:-1]
-    ids = [tokenizer.bos]
-    for message in merged:
-        for tokens, _ in _message(tokenizer, message):
-            ids += tokens
-    return [*ids, tokenizer.special("<|assistant_start|>")]
+    pieces = [piece for message in merged for piece in _message(message)]
+    encoded = iter([tokenizer.encode(text) for piece in pieces for text in piece.texts])
+    return [*_assembled(tokenizer, pieces, encoded)[0], tokenizer.special("<|assistant_start|>")]
+
+
+def check(messages: Sequence[Message]) -> None:
+    """ValueError, as `render` has it, where the messages are no conversation to learn from."""
+    _conversation(messages)
 
 
 def truncate(ids: list[int], mask: list[int], length: int) -> tuple[list[int], list[int]] | None:
@@ -55,22 +67,56 @@ def truncate(ids: list[int], mask: list[int], length: int) -> tuple[list[int], l
     return (ids, mask) if any(mask) else None
 
 
-def _message(tokenizer: "Tokenizer", message: Message) -> list[tuple[list[int], int]]:
-    """Pieces of a message, each with whether the assistant says it."""
-    special = tokenizer.special
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a message between special tokens, with whether the assistant says it."""
+
+    opening: str
+    text: str | None
+    closing: str
+    said: int
+
+    @property
+    def texts(self) -> list[str]:
+        return [] if self.text is None else [self.text]
+
+
+def _conversation(messages: Sequence[Message]) -> list[_Piece]:
+    """The pieces of a whole conversation, which ends with an answer."""
+    merged = _merged(messages)
+    if merged[-1]["role"] != "assistant":
+        raise _wrong(len(messages) - 1, "user", "a conversation to learn from ends with a message of the assistant")
+    return [piece for message in merged for piece in _message(message)]
+
+
+def _assembled(tokenizer: "Tokenizer", pieces: Iterable[_Piece], encoded: Iterator[Sequence[int]]) -> Rendered:
+    """<|bos|> and the pieces; `encoded` gives the tokens of their texts in turn."""
+    ids, mask = [tokenizer.bos], [0]
+    for piece in pieces:
+        before = len(ids)
+        if piece.opening:
+            ids.append(tokenizer.special(piece.opening))
+        if piece.text is not None:
+            ids += next(encoded)
+        if piece.closing:
+            ids.append(tokenizer.special(piece.closing))
+        mask += [piece.said] * (len(ids) - before)
+    return ids, mask
+
+
+def _message(message: Message) -> list[_Piece]:
     content = message["content"]
     if message["role"] == "user":
-        return [([special("<|user_start|>"), *tokenizer.encode(content), special("<|user_end|>")], 0)]
-    pieces = [([special("<|assistant_start|>")], 0)]
+        return [_Piece("<|user_start|>", content, "<|user_end|>", 0)]
+    pieces = [_Piece("<|assistant_start|>", None, "", 0)]
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-        text = tokenizer.encode(part["text"])
         if part["type"] == "text":
-            pieces.append((text, 1))
+            pieces.append(_Piece("", part["text"], "", 1))
         elif part["type"] == "python":
-            pieces.append(([special("<|python_start|>"), *text, special("<|python_end|>")], 1))
+            pieces.append(_Piece("<|python_start|>", part["text"], "<|python_end|>", 1))
         else:
-            pieces.append(([special("<|output_start|>"), *text, special("<|output_end|>")], 0))
-    return [*pieces, ([special("<|assistant_end|>")], 1)]
+            pieces.append(_Piece("<|output_start|>", part["text"], "<|output_end|>", 0))
+    return [*pieces, _Piece("", None, "<|assistant_end|>", 1)]
 
 
 def _merged(messages: Sequence[Message]) -> list[Message]:

@@ -8,16 +8,15 @@ conversations and their order alone. Documents for pretraining are packed in nan
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nanochat.artifacts.files import sync
 from nanochat.data.best_fit import BestFitQueue
 from nanochat.data.chat_template import truncate
+from nanochat.data.rows import Joined, row_dtype
 
 PADDING, CONTEXT, ASSISTANT = 0, 1, 2  # labels of tokens: no token, read only, said by the assistant
 BUFFER = 1000  # conversations among which the best fit is looked for
@@ -33,33 +32,65 @@ class Counts:
     tokens: int  # in the rows, without padding
     supervised_tokens: int
 
+    @classmethod
+    def sum(cls, counts: Iterable["Counts"]) -> "Counts":
+        """Those of several parts together."""
+        return cls(*map(sum, zip(*map(dataclasses.astuple, counts), strict=True)))
+
 
 @dataclass(frozen=True)
 class PackedRows:
-    """An epoch of rows: `tokens` (R, sequence_len + 1) ids, `labels` of that shape (PADDING, CONTEXT, ASSISTANT)."""
+    """Rows of one part: `tokens` (R, sequence_len + 1) ids, `labels` of that shape (PADDING, CONTEXT, ASSISTANT)."""
 
     tokens: np.ndarray
     labels: np.ndarray
     counts: Counts
 
     def save(self, directory: Path) -> None:
-        """Writes the rows; the directory appears when it is whole and on the disk."""
-        fresh = directory.with_name(directory.name + ".fresh")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        np.save(fresh / "tokens.npy", self.tokens)
-        np.save(fresh / "labels.npy", self.labels)
-        (fresh / "counts.json").write_text(json.dumps(dataclasses.asdict(self.counts)), encoding="utf-8")
-        for path in (*fresh.iterdir(), fresh):
-            sync(path)
-        fresh.rename(directory)
-        sync(directory.parent)
+        """Writes tokens.npy, labels.npy and counts.json."""
+        np.save(directory / "tokens.npy", self.tokens)
+        np.save(directory / "labels.npy", self.labels)
+        (directory / "counts.json").write_text(json.dumps(dataclasses.asdict(self.counts)), encoding="utf-8")
 
-    @classmethod
-    def load(cls, directory: Path) -> "PackedRows":
-        """Memory-mapped rows, so that the processes of a node share one copy."""
-        tokens, labels = (np.load(directory / f"{name}.npy", mmap_mode="r") for name in ("tokens", "labels"))
-        return cls(tokens, labels, Counts(**json.loads((directory / "counts.json").read_text(encoding="utf-8"))))
+
+class ConversationRows:
+    """The rows of one or more parts, mapped into memory and never loaded, so that the ranks of a node share one copy.
+
+    Raises:
+        ValueError: the parts have no row, or rows of another length than `sequence_len` + 1.
+    """
+
+    def __init__(self, parts: Sequence[Path], sequence_len: int) -> None:
+        tokens, labels = (
+            [np.load(part / f"{name}.npy", mmap_mode="r") for part in parts] for name in ("tokens", "labels")
+        )
+        for part, rows in zip(parts, tokens, strict=True):
+            if (width := rows.shape[1]) != sequence_len + 1:
+                raise ValueError(
+                    f"{part} has rows of {width - 1} tokens, the model a context of {sequence_len}: give both stages "
+                    "one sequence_len"
+                )
+        self.tokens, self.labels = Joined(tokens, sequence_len + 1), Joined(labels, sequence_len + 1)
+        self.counts = Counts.sum(
+            Counts(**json.loads((part / "counts.json").read_text(encoding="utf-8"))) for part in parts
+        )
+        if not len(self):
+            raise ValueError("there are no conversations to learn from: add rows to the mixture")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def facts(self) -> dict[str, float]:
+        """Rows, what became of the conversations, and the shares of tokens that are said and of padding."""
+        counts = self.counts
+        return {
+            "rows": float(len(self)),
+            "conversations": float(counts.conversations),
+            "truncated": float(counts.truncated),
+            "dropped": float(counts.dropped),
+            "supervised_share": counts.supervised_tokens / counts.tokens,
+            "padding_share": 1 - counts.tokens / (len(self) * self.tokens.width),
+        }
 
 
 def pack(
@@ -71,7 +102,7 @@ def pack(
         ValueError: no conversation has anything to learn from within `sequence_len` tokens.
     """
     capacity = sequence_len + 1
-    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    dtype = row_dtype(vocab_size)
     kept, truncated, dropped = [], 0, 0
     for ids, mask in conversations:
         shortened = truncate(ids, mask, capacity)

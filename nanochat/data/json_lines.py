@@ -20,20 +20,20 @@ Row = dict[str, Any]
 
 def read(path: Path) -> Iterator[tuple[str, Row]]:
     """The objects of a file, each with where it stands: `FILE, line N`."""
+    for where, value in read_values(path):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: needs an object, found {type(value).__name__}")
+        yield where, value
+
+
+def read_values(path: Path) -> Iterator[tuple[str, Any]]:
+    """The values of a file, whatever they are, each with where it stands."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if content.strip():
                 where = f"{path}, line {number}"
-                yield where, parsed_object(content, where)
-
-
-def parsed_object(content: bytes, where: str) -> Row:
-    """The object that a line spells."""
-    value = parsed(content, where)
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: needs an object, found {type(value).__name__}")
-    return value
+                yield where, parsed(content, where)
 
 
 def parsed(content: bytes, where: str) -> Any:

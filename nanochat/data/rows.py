@@ -31,14 +31,14 @@ class Rows:
         index = json.loads((whole / "index.json").read_text(encoding="utf-8"))
         self.sequence_len: int = index["sequence_len"]
         self.vocab_size: int = index["vocab_size"]
-        self.maps = [_open(part, self.sequence_len + 1, row_dtype(self.vocab_size)) for part in parts]
-        self.ends = np.cumsum([len(rows) for rows in self.maps], dtype=np.int64)
+        maps = [_open(part, self.sequence_len + 1, row_dtype(self.vocab_size)) for part in parts]
+        self.rows = Joined(maps, self.sequence_len + 1)
         self.num_bytes: int = sum(
             json.loads((part / "stats.json").read_text(encoding="utf-8"))["bytes"] for part in parts
         )
 
     def __len__(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
+        return len(self.rows)
 
     @property
     def num_tokens(self) -> int:
@@ -46,19 +46,34 @@ class Rows:
 
     def __getitem__(self, index: int | slice | np.ndarray | Sequence[int]) -> np.ndarray:
         """int64: (T+1,) for a number, (n, T+1) for several. IndexError for a row that does not exist."""
+        return self.rows[index]
+
+
+class Joined:
+    """Arrays (n_i, width) of several files as one: `joined[indices]` reads some rows of it."""
+
+    def __init__(self, arrays: Sequence[np.ndarray], width: int) -> None:
+        self.arrays, self.width = arrays, width
+        self.ends = np.cumsum([len(rows) for rows in arrays], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, index: int | slice | np.ndarray | Sequence[int]) -> np.ndarray:
+        """int64: (width,) for a number, (n, width) for several. IndexError for a row that does not exist."""
         if isinstance(index, slice):
             index = np.arange(*index.indices(len(self)))
         wanted = np.asarray(index, dtype=np.int64)  # () or (n,)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
         flat = wanted.reshape(-1)
-        found = np.empty((len(flat), self.sequence_len + 1), np.int64)
+        found = np.empty((len(flat), self.width), np.int64)
         part_of = np.searchsorted(self.ends, flat, side="right")  # (n,)
         for part in np.unique(part_of):
             here = part_of == part
-            start = self.ends[part] - len(self.maps[part])
-            found[here] = self.maps[part][flat[here] - start]
-        return found.reshape(*wanted.shape, self.sequence_len + 1)
+            start = self.ends[part] - len(self.arrays[part])
+            found[here] = self.arrays[part][flat[here] - start]
+        return found.reshape(*wanted.shape, self.width)
 
 
 def _open(part: Path, capacity: int, dtype: np.dtype) -> np.ndarray:

@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 
 
 def run(stage: "Midtrain", ctx: StageContext) -> dict[str, float]:
-    """Trains ctx["pretrain"] on the mixture; returns the final numbers."""
-    return train_on_conversations(stage, ctx, ctx["pretrain"], min_label=CONTEXT)
+    """Trains ctx["pretrain"] on the rows of midtrain_data; returns the final numbers."""
+    return train_on_conversations(stage, ctx, "pretrain", "midtrain_data", min_label=CONTEXT)

@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 
 
 def run(stage: "Sft", ctx: StageContext) -> dict[str, float]:
-    """Trains ctx["midtrain"] on the mixture; returns the final numbers."""
-    return train_on_conversations(stage, ctx, ctx["midtrain"], min_label=ASSISTANT)
+    """Trains ctx["midtrain"] on the rows of sft_data; returns the final numbers."""
+    return train_on_conversations(stage, ctx, "midtrain", "sft_data", min_label=ASSISTANT)

@@ -1,15 +1,20 @@
 """Packing loses no conversation, cuts none, waits for none for ever and never makes a row without anything to learn."""
 
-import dataclasses
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.conversation_packing import ASSISTANT, BUFFER, CONTEXT, PADDING, PackedRows, best_fit, pack
+from nanochat.data.conversation_packing import (
+    ASSISTANT,
+    BUFFER,
+    CONTEXT,
+    PADDING,
+    ConversationRows,
+    PackedRows,
+    best_fit,
+    pack,
+)
 
 PAD = 9
 conversations = st.lists(
@@ -107,33 +112,25 @@ def test_large_vocabularies_get_wider_rows():
     assert pack([([1, 65_535], [0, 1])], 1, 65_536, PAD).tokens.dtype == np.uint16
 
 
-def test_saved_rows_come_back_and_half_saved_ones_do_not(tmp_path):
+def test_the_rows_of_several_parts_come_back_as_one_sequence(tmp_path):
     rows = pack([([1, 5, 6], [0, 0, 1]), ([1, 7], [0, 1])], 3, 512, PAD)
-    (tmp_path / "rows.fresh").mkdir()  # of an attempt that was killed
-    (tmp_path / "rows.fresh" / "tokens.npy").write_bytes(b"half")
-    rows.save(tmp_path / "rows")
-    again = PackedRows.load(tmp_path / "rows")
-    assert again.tokens.tolist() == rows.tokens.tolist() == [[1, 5, 6, PAD], [1, 7, PAD, PAD]]
-    assert again.labels.tolist() == [[CONTEXT, CONTEXT, ASSISTANT, PADDING], [CONTEXT, ASSISTANT, PADDING, PADDING]]
-    assert dataclasses.asdict(again.counts) == dataclasses.asdict(rows.counts)
-    assert not (tmp_path / "rows.fresh").exists()
+    more = pack([([1, 8, 9, 9, 9], [0, 1, 1, 1, 1]), ([1], [0])], 3, 512, PAD)
+    for name, part in (("a", rows), ("b", more)):
+        (tmp_path / name).mkdir()
+        part.save(tmp_path / name)
+    again = ConversationRows([tmp_path / "a", tmp_path / "b"], 3)
+    assert len(again) == 3
+    assert again.tokens[:].tolist() == [[1, 5, 6, PAD], [1, 7, PAD, PAD], [1, 8, 9, 9]]
+    assert again.tokens[[2, 0]].tolist() == [[1, 8, 9, 9], [1, 5, 6, PAD]]
+    assert again.labels[:2].tolist() == [
+        [CONTEXT, CONTEXT, ASSISTANT, PADDING],
+        [CONTEXT, ASSISTANT, PADDING, PADDING],
+    ]
+    expected = {"rows": 3, "conversations": 3, "truncated": 1, "dropped": 1, "supervised_share": 5 / 9}
+    assert again.facts() == {**expected, "padding_share": pytest.approx(1 - 9 / 12)}
 
 
-def test_rows_are_on_the_disk_before_they_have_their_name(tmp_path, monkeypatch):
-    """What is forced to the disk, in order: a power cut after the rename must not leave half a file under the name."""
-    done, fsync, rename = [], os.fsync, os.rename
-
-    def noted_fsync(descriptor):
-        done.append(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path))
-        fsync(descriptor)
-
-    def noted_rename(old, new):
-        done.append(Path(new).relative_to(tmp_path))
-        rename(old, new)
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(os, "rename", noted_rename)
-    pack([([1, 7], [0, 1])], 3, 512, PAD).save(tmp_path / "rows")
-    fresh = Path("rows.fresh")
-    assert sorted(done[:3]) == [fresh / name for name in ("counts.json", "labels.npy", "tokens.npy")]
-    assert done[3:] == [fresh, Path("rows"), Path()]
+def test_rows_of_another_length_than_the_context_are_refused(tmp_path):
+    pack([([1, 7], [0, 1])], 3, 512, PAD).save(tmp_path)
+    with pytest.raises(ValueError, match="rows of 3 tokens, the model a context of 4"):
+        ConversationRows([tmp_path], 4)

@@ -12,7 +12,7 @@ SETTINGS = [
     "pretrain.compile=false",
     "pretrain.matrix_lr=0.5",
     "tokenize.packing=stream",
-    "sft.mixture=arithmetic:1, identity:2",
+    "sft_data.mixture=arithmetic:1, identity:2",
     "seed=7",
 ]
 

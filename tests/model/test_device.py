@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanochat.artifacts.metrics import Metrics
+from nanochat.data.conversation_packing import pack
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.inference.chat import Chatbot
 from nanochat.inference.pyfunc import _load_pyfunc
@@ -34,7 +35,7 @@ BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 CONTEXT = 128
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "linear", "matmul", "dot", "mv", "scaled_dot_product", "convolution")
 EXECUTION = {"device": "cpu", "compile": False, "device_batch_size": 2}
-CHAT = {**EXECUTION, "mixture": "arithmetic:4, identity:4", "total_batch_size": 256, "num_steps": 2}
+CHAT = {**EXECUTION, "total_batch_size": 256, "num_steps": 2}
 ASKED = {"tasks": "arithmetic", "max_problems": 2, "max_new_tokens": 3, "device": "cpu"}
 
 
@@ -81,9 +82,9 @@ def place(tmp_path):
     (tmp_path / "out").mkdir()
     inputs = dict.fromkeys(("tokenizer", "pretrain", "midtrain", "sft", "rl"), model_dir)
     inputs |= {"tokenize": rows, "task_data": tmp_path}
-    return StageContext(
-        inputs, {"tokenize": tuple(parts)}, tmp_path / "out", tmp_path / "work", Metrics(tmp_path / "metrics")
-    )
+    pack([([BYTES.bos, 65, 66], [0, 1, 1])] * 200, CONTEXT, BYTES.vocab_size, BYTES.bos).save(tmp_path)
+    data = {"tokenize": tuple(parts), "midtrain_data": (tmp_path, tmp_path), "sft_data": (tmp_path, tmp_path)}
+    return StageContext(inputs, data, tmp_path / "out", tmp_path / "work", Metrics(tmp_path / "metrics"))
 
 
 def pretraining(place):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -10,19 +9,16 @@ import torch
 
 from nanochat.artifacts.metrics import Metrics, read
 from nanochat.data.chat_template import render
-from nanochat.data.conversation_packing import ASSISTANT, CONTEXT, PADDING, PackedRows, pack
+from nanochat.data.conversation_packing import ASSISTANT, CONTEXT, PADDING, ConversationRows, pack
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import load_model, save_model
 from nanochat.pipeline import MODEL_FILES, Midtrain, Sft
 from nanochat.stages import chat_training
-from nanochat.stages.chat_training import ChatBatches, inputs_and_targets, packed
+from nanochat.stages.chat_training import ChatBatches, inputs_and_targets
 from nanochat.stages.midtrain import run as midtrain
 from nanochat.stages.sft import run as sft
-from nanochat.stages.trainer import from_artifact
-from nanochat.tasks import TASKS
-from nanochat.tasks.identity import Identity
 from nanochat.tasks.mixture import Mixture
 from nanochat.training.distributed import World
 from nanochat.training.optim import OptimSettings
@@ -31,7 +27,6 @@ from nanochat.workflow.stage import StageContext
 TOKENIZER = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 CONFIG = GPTConfig(sequence_len=128, vocab_size=265, n_layer=1, n_head=2, n_kv_head=2, n_embd=16)
 KNOBS = {
-    "mixture": "identity:40, arithmetic:20",
     "total_batch_size": 512,
     "device_batch_size": 4,
     "device": "cpu",
@@ -41,15 +36,24 @@ KNOBS = {
 }
 
 
+def saved(folder, mixture, split="train", seed=3):
+    """A part of packed rows, as the stage before makes it."""
+    folder.mkdir(parents=True)
+    some = Mixture(mixture, split, None, seed)
+    pack((render(TOKENIZER, one["messages"]) for one in some), 128, 265, TOKENIZER.bos).save(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def rows():
-    mixture = Mixture({"identity": 40, "arithmetic": 40, "spelling": 40}, "train", None, seed=3)
-    return pack((render(TOKENIZER, one["messages"]) for one in mixture), 128, 265, TOKENIZER.bos)
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    parts = [saved(folder / name, {"identity": 40, name: 40}) for name in ("arithmetic", "spelling")]
+    return ConversationRows(parts, 128)
 
 
 @pytest.fixture
 def place(tmp_path):
-    """A base model that knows nothing, as pretraining leaves it."""
+    """A base model that knows nothing, as pretraining leaves it, and rows to train on."""
     base, out = tmp_path / "base", tmp_path / "out"
     out.mkdir()
     model = GPT(CONFIG)
@@ -59,8 +63,14 @@ def place(tmp_path):
     )
     TOKENIZER.save(base / "tokenizer.json")
     np.save(base / "token_bytes.npy", TOKENIZER.token_bytes())
-    inputs = {"pretrain": base, "midtrain": base, "task_data": tmp_path}
-    return StageContext(inputs, {}, out, tmp_path / "work", Metrics(tmp_path / "work" / "metrics.jsonl"))
+    parts = (
+        saved(tmp_path / "held_out", {"identity": 20, "arithmetic": 10}, "test"),
+        saved(tmp_path / "part", {"identity": 40, "arithmetic": 20}),
+    )
+    inputs = {"pretrain": base, "midtrain": base}
+    metrics = Metrics(tmp_path / "work" / "metrics.jsonl")
+    data = {"midtrain_data": parts, "sft_data": parts}
+    return StageContext(inputs, data, out, tmp_path / "work", metrics)
 
 
 def source(rows, min_label=ASSISTANT, rows_per_step=6, device_batch_size=2, rank=0, size=1):
@@ -89,11 +99,11 @@ def test_a_step_has_the_same_rows_on_any_ranks_and_device_batch(rows, size, devi
 
 
 def test_an_epoch_has_every_row_once(rows):
-    steps = len(rows.tokens) // 2
+    steps = len(rows) // 2
     whole = [batch for step in range(steps) for batch in source(rows, rows_per_step=2).batch(step)]
-    inputs, targets = inputs_and_targets(rows, np.arange(len(rows.tokens)), ASSISTANT)
+    inputs, targets = inputs_and_targets(rows, np.arange(len(rows)), ASSISTANT)
     everything = sorted(zip(inputs.tolist(), targets.tolist(), strict=True))
-    assert len(everything) - len(multiset(whole)) == len(rows.tokens) % 2
+    assert len(everything) - len(multiset(whole)) == len(rows) % 2
     assert all(row in everything for row in multiset(whole))
 
 
@@ -103,14 +113,14 @@ def test_midtraining_learns_every_token_and_sft_what_the_assistant_says(rows, mi
     inputs, targets = inputs_and_targets(rows, indices, min_label)
     assert inputs.shape == targets.shape == (3, 128)
     for row, tokens, expected in zip(indices, inputs.tolist(), targets.tolist(), strict=True):
-        assert tokens == rows.tokens[row, :-1].tolist()
+        assert tokens == rows.tokens[row][:-1].tolist()
         for at, target in enumerate(expected):
-            label = int(rows.labels[row, at + 1])
-            assert target == (int(rows.tokens[row, at + 1]) if label in learned else -1)
+            label = int(rows.labels[row][at + 1])
+            assert target == (int(rows.tokens[row][at + 1]) if label in learned else -1)
             assert label != PADDING or target == -1
 
 
-def test_what_the_assistant_says_is_all_that_sft_learns():
+def test_what_the_assistant_says_is_all_that_sft_learns(tmp_path):
     """The whole way from messages to targets: the text of the targets is the text of the answers and their ends."""
     messages = [
         {"role": "user", "content": "six times seven"},
@@ -118,7 +128,8 @@ def test_what_the_assistant_says_is_all_that_sft_learns():
         {"role": "user", "content": "thanks"},
         {"role": "assistant", "content": "You are welcome!"},
     ]
-    rows = pack([render(TOKENIZER, messages)], 128, 265, TOKENIZER.bos)
+    pack([render(TOKENIZER, messages)], 128, 265, TOKENIZER.bos).save(tmp_path)
+    rows = ConversationRows([tmp_path], 128)
     _, targets = inputs_and_targets(rows, np.array([0]), ASSISTANT)
     learned = TOKENIZER.decode([token for token in targets[0].tolist() if token >= 0])
     assert learned == "<|python_start|>6*7<|python_end|><|assistant_end|>You are welcome!<|assistant_end|>"
@@ -164,58 +175,10 @@ def test_batch_and_length_follow_from_the_stage_before_and_from_the_mixture(plac
     assert numbers["epochs"] >= 1
 
 
-def test_the_same_run_twice_gives_the_same_weights_and_packs_once(place):
+def test_the_same_run_twice_gives_the_same_weights(place):
     sft(Sft(**KNOBS, num_steps=4), place)
     first = (place.out / "model.safetensors").read_bytes()
-    packed_at = (place.work / "rows" / "tokens.npy").stat().st_mtime_ns
     for checkpoint in (place.work / "checkpoints").glob("step-*/*"):
         checkpoint.unlink()
     sft(Sft(**KNOBS, num_steps=4), place)
     assert (place.out / "model.safetensors").read_bytes() == first
-    assert (place.work / "rows" / "tokens.npy").stat().st_mtime_ns == packed_at
-
-
-def test_a_rank_waits_for_the_rows_outside_of_any_collective(place):
-    """No process group here: who went straight to the barrier would find nothing to load."""
-    training = from_artifact(Sft(**KNOBS), place, World(), place["pretrain"], 0)
-    other = dataclasses.replace(training, world=World(rank=1, size=2))
-    mixture, directory = {"identity": 5}, place.work / "rows"
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(packed, other, directory, mixture, "train")
-        assert not wait([waiting], timeout=0.2).done
-        mine = packed(training, directory, mixture, "train")
-        assert (waiting.result().tokens == mine.tokens).all()
-
-
-def test_tasks_without_held_out_conversations_are_left_out_of_the_validation(place, monkeypatch):
-    class Lectures(Identity):
-        splits = ("train",)
-        name = ""
-
-    Lectures.name = "lectures"  # not in the class, which would enter it in the list for all tests
-    monkeypatch.setitem(TASKS, "lectures", Lectures)
-    numbers = sft(Sft(**KNOBS | {"mixture": "lectures:40, arithmetic:20"}, num_steps=2), place)
-    assert numbers["conversations"] == 60
-    held_out = PackedRows.load(place.work / "held_out_rows")
-    assert held_out.counts.conversations == 20
-
-
-def test_conversations_that_do_not_fit_are_an_error_with_a_remedy(place, tmp_path):
-    short = dataclasses.replace(CONFIG, sequence_len=8)
-    model = GPT(short)
-    model.init_weights(0)
-    save_model(
-        model,
-        tmp_path / "base",
-        optimizer=dataclasses.asdict(OptimSettings()),
-        architecture="classic",
-        total_batch_size=64,
-    )
-    with pytest.raises(ValueError, match=r"none of 60 conversations .* sequence_len = 8 .* longer sequence_len"):
-        sft(Sft(**KNOBS, num_steps=2), place)
-
-
-@pytest.mark.parametrize("stage", [Midtrain, Sft])
-def test_a_bad_mixture_is_refused_when_the_stage_is_declared(stage):
-    with pytest.raises(ValueError, match=f"{stage.name}.mixture: unknown task 'identty': did you mean 'identity'"):
-        stage(mixture="identty:5")

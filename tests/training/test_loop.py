@@ -240,7 +240,7 @@ def test_pretraining_learns_and_passes_everything_on(tmp_path: Path) -> None:
 
 def test_the_next_stage_trains_at_a_fraction_of_pretrainings_rates(tmp_path: Path) -> None:
     pretrained(tmp_path, "a", num_steps=1)
-    stage = Midtrain(mixture="identity:1", lr_frac=0.5, device="cpu", compile=False)
+    stage = Midtrain(lr_frac=0.5, device="cpu", compile=False)
     first = from_artifact(stage, place(tmp_path, "b"), World(), tmp_path / "a" / "out", 0)
     first.write_artifact({"num_steps": 1})
     second = from_artifact(stage, place(tmp_path, "c"), World(), tmp_path / "b" / "out", 2**19)
@@ -272,7 +272,7 @@ def test_the_ranks_part_together_but_not_after_an_error_of_one(
     """After an error the others wait in another collective, so that leaving, itself a collective, would hang."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
-        stage = Midtrain(mixture="identity:1", device="cpu")
+        stage = Midtrain(device="cpu")
         with nullcontext() if error is None else pytest.raises(type(error)), process_group(stage):
             if error is not None:
                 raise error
