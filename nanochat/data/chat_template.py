@@ -7,8 +7,7 @@ its turn included, and 0 for everything else, what a tool answers included. Not 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from nanochat.data.tokenizer import Tokenizer
@@ -67,8 +66,7 @@ def truncate(ids: list[int], mask: list[int], length: int) -> tuple[list[int], l
     return (ids, mask) if any(mask) else None
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A part of a message between special tokens, with whether the assistant says it."""
 
     opening: str
