@@ -96,6 +96,11 @@ class FlowObserver(Observer):
             progress, said = round(100 * (fraction(row) or 0.0), 1), f"{job.address}: {words(row)}"
             attempt(update_progress_artifact, self.artifact, progress=progress, description=said)
 
+    def resuming(self, job: Job, reason: str) -> None:
+        get_run_logger().warning("%s  %s", job.address, reason)
+        if self.display:
+            self.display.said(job.address, reason)
+
     def finished(self, job: Job, outcome: Outcome) -> None:
         if self.artifact:
             attempt(update_progress_artifact, self.artifact, progress=100.0, description=f"{job.address}: done")

@@ -151,6 +151,9 @@ class Lines(Observer):
             values = " ".join(f"{name}={value}" for name, value in said.items() if name != "time")
             print(f"        {job.address}  {values}", flush=True)
 
+    def resuming(self, job: Job, reason: str) -> None:
+        print(f"again   {job.address}  {reason}", flush=True)
+
     def finished(self, job: Job, outcome: Outcome) -> None:
         print(f"done    {job.address}  {outcome.seconds:.1f} s", flush=True)
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from nanochat import scaling
 from nanochat.errors import unknown
-from nanochat.gpus import DOLLARS_AN_HOUR, PEAK_FLOPS
+from nanochat.gpus import DOLLARS_AN_HOUR, MEMORY_BYTES, PEAK_FLOPS
+from nanochat.memory import peak_memory, rows_that_fit
 from nanochat.pipeline import Chat, Pretrain, Rl, Tokenize, Tokenizer
 from nanochat.redaction import bare
 from nanochat.scaling import Hyperparameters, Rates
@@ -23,6 +24,7 @@ from nanochat.workflow.plan import Step
 
 MFU = 0.45  # of a well-filled GPU; nanochat's d32 ran at 0.51 on 8 H100s (2025-10)
 GIB = 2**30
+USUAL_GPU = "H100"  # whose memory counts where none is named
 
 
 def parse_gpus(text: str) -> tuple[int, str]:
@@ -64,7 +66,13 @@ def _model(by_name: dict[str, Step], stage: Pretrain, gpus: str) -> dict[str, An
     assert isinstance(tokenizer, Tokenizer), tokenizer
     assert isinstance(tokenize, Tokenize), tokenize
     derived = scaling.derive(stage, tokenizer.vocab_size, tokenize.sequence_len)
+    sparing: dict[str, Any] = {name: getattr(stage, name) for name in ("checkpoint_activations", "loss_chunk")}
+    rows_per_rank = max(1, derived.total_batch_size // (tokenize.sequence_len * stage.num_ranks))
+    card = MEMORY_BYTES[parse_gpus(gpus)[1] if gpus else USUAL_GPU]
+    rows = stage.device_batch_size or rows_that_fit(derived.config, rows_per_rank, card, stage.num_ranks, **sparing)
+    rows = min(rows, rows_per_rank)
     described = {
+        "device_batch_size": rows,
         "parameters": derived.num_parameters,
         "n_layer": derived.config.n_layer,
         "n_embd": derived.config.n_embd,
@@ -74,7 +82,7 @@ def _model(by_name: dict[str, Step], stage: Pretrain, gpus: str) -> dict[str, An
         "tokens": derived.tokens,
         "flops": derived.flops,
         "weight_decay": derived.weight_decay,
-        "peak_memory_bytes": derived.peak_memory(stage.device_batch_size, stage.num_ranks),
+        "peak_memory_bytes": peak_memory(derived.config, rows, stage.num_ranks, **sparing),
         "reasons": derived.reasons,
         "training": list(_training(by_name, stage, derived)),
     }

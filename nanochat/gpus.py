@@ -17,6 +17,8 @@ PEAK_FLOPS = {
 }
 # US dollars an hour on demand, for those of which a price is known (as nanochat's report card has them, 2025-11).
 DOLLARS_AN_HOUR = {"H200": 3.5, "H100": 3.0, "A100": 1.79}
+# Bytes of memory, as the driver reports them rounded down (NVIDIA's data sheets).
+MEMORY_BYTES = {"H200": 140 * 10**9, "H100": 79 * 10**9, "A100": 79 * 10**9}
 
 
 def peak_flops(name: str) -> float | None:

@@ -117,9 +117,11 @@ class Trained(ModelStage, abstract=True):
 
     seed: int = identity(1, "of the initial weights, the order of the data and the samples", at_least=0)
     num_steps: int = identity(0, "optimizer steps; 0: as the horizon or one epoch says", at_least=0)
-    device_batch_size: int = execution(32, "rows per rank and forward pass; lower it when memory runs out", at_least=1)
+    device_batch_size: int = execution(0, "rows per rank and forward pass; 0: as many as the card holds", at_least=0)
     num_ranks: int = execution(1, "processes, one per GPU", at_least=1)
     compile: bool = execution(True, "compile the model: seconds once, then about twice as fast")
+    checkpoint_activations: bool = execution(False, "compute activations twice, to keep a tenth of them in memory")
+    loss_chunk: int = execution(0, "tokens whose logits are in memory at once; 0: all of a forward pass", at_least=0)
     log_every: int = execution(10, "steps between two logged metrics", at_least=1)
     eval_every: int = execution(0, "steps between two looks at the validation loss; 0: only at the end", at_least=0)
     checkpoint_every: int = execution(250, "steps between two checkpoints; 0: only at the end", at_least=0)

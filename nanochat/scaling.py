@@ -4,7 +4,7 @@
 Standard library only. Promises: a knob that is set wins over what would follow from the depth, and the reason says so;
 the classic d20 is the model of the write-ups to the parameter (560,988,160). The rules are those of nanochat, in
 November 2025 (classic) and July 2026 (modern), fitted there on runs from d12 to d26: far below d12 they are only a
-start. Not here: hours and prices of machines.
+start. Not here: memory (memory.py), hours and prices of machines.
 """
 
 import dataclasses
@@ -22,10 +22,6 @@ BATCH_FITTED = (2**18, 2**21)  # tokens: where the square-root rule of the rates
 REFERENCE_DEPTH, REFERENCE_DECAY = 12, 0.28
 BATCH_EXPONENT = 0.383  # of the horizon: arXiv:2505.13738
 CLASSIC_RATIO, MODERN_RATIO = 20.0, 12.0
-# Bytes kept for the backward pass of the compiled model in bf16; an estimate, for planning. Counted of what the
-# compiled loss saved, a token, layer and channel: 43 (modern) and 40 (classic), less 4 since RoPE comes after the norm.
-ACTIVATION_BYTES = {"modern": 39, "classic": 36}
-LOGIT_BYTES = 8  # a token and entry of the vocabulary: bf16 logits, their fp32 soft-capped form, the bf16 gradient
 
 
 @dataclass(frozen=True)
@@ -77,21 +73,6 @@ class Hyperparameters:
     def flops(self) -> int:
         """Floating-point operations of the whole run."""
         return self.tokens * self.config.flops_per_token()
-
-    def peak_memory(self, device_batch_size: int, num_ranks: int = 1) -> int:
-        """Bytes on each rank, estimated: weights and gradients whole, optimizer state shared out, activations of a
-        pass.
-        """
-        matrices = self.config.num_matrix_parameters()
-        others = self.num_parameters - matrices
-        weights = 4 * self.num_parameters + 2 * matrices  # fp32 masters and the bf16 copies kept for the backward pass
-        gradients = 4 * self.num_parameters + 4 * matrices  # and those of the matrices laid out as one row
-        state = (4 * matrices + 8 * others) // num_ranks
-        rows = min(device_batch_size, max(1, self.total_batch_size // (self.config.sequence_len * num_ranks)))
-        family = "modern" if self.config.value_embeddings else "classic"
-        a_layer = ACTIVATION_BYTES[family] * self.config.n_embd
-        a_token = a_layer * self.config.n_layer + LOGIT_BYTES * self.config.vocab_size
-        return weights + gradients + state + rows * self.config.sequence_len * a_token
 
 
 def derive(stage: "Pretrain", vocab_size: int, sequence_len: int = 2048) -> Hyperparameters:

@@ -10,11 +10,15 @@ Shapes: B rows, T tokens, C = n_embd, H query heads, K key heads, D channels of 
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nanochat.model.attention import attention, attention_at
 from nanochat.model.config import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, GPTConfig
@@ -146,12 +150,16 @@ class InitScales:
 class GPT(nn.Module):
     """The language model of `config`. Its weights are NaN until `init_weights` or a checkpoint sets them.
 
-    `compute_dtype` (fp32 unless set) is the precision of activations and matrix products.
+    `compute_dtype` (fp32 unless set) is the precision of activations and matrix products. Two switches trade time for
+    memory and change no result: `checkpoint_activations` keeps only the input of each layer for the backward pass
+    (arXiv:1604.06174), and the losses of `loss_chunk` tokens at a time (0: all at once) are computed again in it, so
+    that never all logits are there.
     """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config, self.compute_dtype = config, torch.float32
+        self.checkpoint_activations, self.loss_chunk = False, 0
         layers = range(config.n_layer)
         self.wte = Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in layers)
@@ -182,8 +190,16 @@ class GPT(nn.Module):
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood (B, T) in nats, fp32, of `targets` (B, T) after `tokens` (B, T); 0 for target -1."""
-        logits = self._logits(self.features(tokens)).flatten(0, 1)
-        return F.cross_entropy(logits, targets.flatten().long(), ignore_index=-1, reduction="none").view_as(targets)
+        x, wanted = self.features(tokens).flatten(0, 1), targets.flatten().long()  # (B T, C), (B T)
+        chunk = self.loss_chunk or len(x)
+        if chunk >= len(x):
+            return self._losses(x, wanted).view_as(targets)
+        pieces = zip(x.split(chunk), wanted.split(chunk), strict=True)
+        return torch.cat([_recomputed(self._losses, *piece) for piece in pieces]).view_as(targets)
+
+    def _losses(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Losses (N,) of features x (N, C) and targets (N,)."""
+        return F.cross_entropy(self._logits(x), targets, ignore_index=-1, reduction="none")
 
     def loss(self, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """The SUM over tokens of weight * negative log-likelihood, fp32; the caller divides by its normalizer."""
@@ -203,7 +219,8 @@ class GPT(nn.Module):
                 x = self.residual_lambdas[layer].to(x.dtype) * x + self.x0_lambdas[layer].to(x.dtype) * x0
             has_value = config.has_value_embedding(layer)
             value = self.value_embeddings[str(layer)](tokens, x.dtype) if has_value else None
-            x = block(x, cos_sin, value, cache, positions)
+            call = partial(_recomputed, block) if self.checkpoint_activations and cache is None else block
+            x = call(x, cos_sin, value, cache, positions)
             if layer == config.n_layer // 2:
                 middle = x
         if config.backout:
@@ -271,6 +288,11 @@ class GPT(nn.Module):
         module = super()._apply(*args, **kwargs)
         self._build_rotary(self.wte.weight.device)
         return module
+
+
+def _recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
+    """`function(*args)`, of which the backward pass finds nothing but the arguments."""
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 def _unset(*shape: int) -> nn.Parameter:

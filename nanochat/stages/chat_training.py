@@ -71,7 +71,7 @@ def train_on_conversations(stage: "Chat", ctx: StageContext, previous: str, data
         sequence_len = training.model.config.sequence_len
         rows, validation_rows = ConversationRows(parts, sequence_len), ConversationRows([held_out], sequence_len)
         rows_per_step = training.rows_per_step()
-        source = ChatBatches(rows, min_label, rows_per_step, stage.device_batch_size, world, stage.seed)
+        source = ChatBatches(rows, min_label, rows_per_step, training.device_batch_size, world, stage.seed)
         num_steps = stage.num_steps or one_epoch(stage, data, len(rows), rows_per_step)
         schedule = Schedule(num_steps, warmdown_ratio=stage.warmdown_ratio)
         numbers = training.fit(source, schedule, evaluate=validation(training, validation_rows, min_label))
@@ -100,8 +100,8 @@ def validation(training: Trainer, rows: ConversationRows, min_label: int) -> Cal
     def evaluate(step: int) -> Numbers:
         mine = np.arange(world.rank, len(rows), world.size)
         total = torch.zeros(2, dtype=torch.float64, device=world.device)
-        for start in range(0, len(mine), training.stage.device_batch_size):
-            chosen = mine[start : start + training.stage.device_batch_size]
+        for start in range(0, len(mine), training.device_batch_size):
+            chosen = mine[start : start + training.device_batch_size]
             inputs, targets = (x.to(world.device) for x in inputs_and_targets(rows, chosen, min_label))
             total += torch.stack([training.model.loss(inputs, targets).double(), (targets >= 0).sum().double()])
         loss, count = all_reduce_sum(total).tolist()

@@ -63,8 +63,9 @@ def run(stage: Pretrain, ctx: StageContext) -> dict[str, float]:
     rows = Rows(ctx["tokenize"], ctx.parts("tokenize")[1:])
     with process_group(stage) as world:
         derived = derive(stage.replaced(num_ranks=world.size), rows.vocab_size, rows.sequence_len)
-        source = PretrainBatches(rows, derived, stage, world)
+        refuse_short_text(stage, derived, len(rows))
         training = from_scratch(stage, ctx, world, derived, settings(stage, derived), INITIAL[stage.architecture])
+        source = PretrainBatches(rows, derived.total_batch_size, stage.seed, training.device_batch_size, world)
         numbers = training.fit(source, schedule(stage, derived), evaluate=validation_loss(training, derived))
         numbers |= {"num_parameters": derived.num_parameters, "tokens": derived.tokens, "flops": derived.flops}
         training.write_artifact(numbers)
@@ -76,11 +77,10 @@ class PretrainBatches:
     it.
     """
 
-    def __init__(self, rows: Rows, derived: Hyperparameters, stage: Pretrain, world: World) -> None:
-        self.rows, self.stage, self.world = rows, stage, world
-        self.rows_per_step = derived.total_batch_size // derived.config.sequence_len
-        refuse_short_text(stage, derived, len(rows))
-        self.order = EpochOrder(len(rows), stage.seed)
+    def __init__(self, rows: Rows, total_batch_size: int, seed: int, device_batch_size: int, world: World) -> None:
+        self.rows, self.device_batch_size, self.world = rows, device_batch_size, world
+        self.rows_per_step = total_batch_size // rows.sequence_len
+        self.order = EpochOrder(len(rows), seed)
 
     def batch(self, step: int) -> list[Batch]:
         """This rank's share of the step's rows."""
@@ -88,9 +88,8 @@ class PretrainBatches:
         first = step * self.rows_per_step + self.world.rank * share
         tokens = torch.from_numpy(self.rows[self.order[first : first + share]])  # (share, T + 1)
         normalizer = self.rows_per_step * (tokens.size(1) - 1)
-        return split_rows(
-            tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), self.stage.device_batch_size, normalizer
-        )
+        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        return split_rows(inputs, targets, self.device_batch_size, normalizer)
 
 
 def settings(stage: Pretrain, derived: Hyperparameters) -> OptimSettings:
@@ -112,7 +111,7 @@ def validation_loss(training: Trainer, derived: Hyperparameters) -> Callable[[in
 
     def evaluate(step: int) -> Numbers:
         most = FINAL_ROWS if step == derived.num_steps else LOOK_ROWS
-        size = training.stage.device_batch_size
+        size = training.device_batch_size
         return {"val_bpb": bits_per_byte(training.model, rows, token_bytes, size, most, training.world)}
 
     return evaluate

@@ -50,7 +50,8 @@ def run(stage: "Rl", ctx: "StageContext") -> Numbers:
         problems = Problems(tasks.make(stage.task, "train", ctx["task_data"]), tokenizer)
         held_out = Problems(tasks.make(stage.task, "test", ctx["task_data"]), tokenizer)
         num_steps = stage.num_steps or max(1, len(problems.task) // stage.prompts_per_step)
-        source = Rollouts(stage, training.model, tokenizer, problems, num_steps, world)
+        fixed = stage.replaced(device_batch_size=training.device_batch_size)
+        source = Rollouts(fixed, training.model, tokenizer, problems, num_steps, world)
 
         def evaluate(step: int) -> Numbers:
             return {"held_out_pass_rate": pass_rate(training.model, tokenizer, held_out, stage.max_new_tokens, world)}

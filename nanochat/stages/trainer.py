@@ -28,18 +28,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nanochat.errors import Interrupted
+from nanochat.memory import rows_that_fit
 from nanochat.model.device import compute_dtype
-from nanochat.model.gpt import GPT, InitScales
+from nanochat.model.gpt import GPT, GPTConfig, InitScales
 from nanochat.model.weights import load_model, save_model
 from nanochat.scaling import Hyperparameters, lr_scale, rows_per_step
 from nanochat.training.distributed import World, barrier, start, stop
 from nanochat.training.loop import Numbers, Source, fit
 from nanochat.training.optim import MuonAdamW, OptimSettings, build_optimizer
 from nanochat.training.schedule import Schedule
+from nanochat.workflow.out_of_memory import note_rows
 from nanochat.workflow.stage import StageContext
 
 if TYPE_CHECKING:
     from nanochat.pipeline import Chat, Pretrain, Rl, Trained
+
+CPU_ROWS = 16  # of a forward pass, where the knob leaves it open
 
 
 @contextmanager
@@ -69,6 +73,7 @@ class Trainer:
     settings: OptimSettings  # pretraining's, before batch and lr_frac scale its rates
     architecture: str
     total_batch_size: int
+    device_batch_size: int  # rows per rank and forward pass
     files: tuple[Path, Path]  # tokenizer.json and token_bytes.npy to pass on
 
     def rows_per_step(self) -> int:
@@ -100,7 +105,7 @@ class Trainer:
             evaluate=evaluate,
             compile=self.stage.compile,
             log_every=self.stage.log_every,
-        )
+        ) | {"device_batch_size": self.device_batch_size}
 
     def write_artifact(self, numbers: Numbers, **facts: Any) -> None:
         """The four files of a trained stage, from rank 0; `facts` go into `model.json` too.
@@ -131,7 +136,9 @@ def from_scratch(
     model.init_weights(stage.seed, scales)
     files = (ctx["tokenizer"] / "tokenizer.json", ctx["tokenize"] / "token_bytes.npy")
     optimizer = _optimizer(stage, world, model, settings.scaled(derived.lr_scale))
-    return Trainer(stage, ctx, world, model, optimizer, settings, stage.architecture, derived.total_batch_size, files)
+    batch = derived.total_batch_size
+    rows = _rows(stage, ctx, world, derived.config, batch)
+    return Trainer(stage, ctx, world, model, optimizer, settings, stage.architecture, batch, rows, files)
 
 
 def from_artifact(stage: "Chat | Rl", ctx: StageContext, world: World, previous: Path, batch: int) -> Trainer:
@@ -145,9 +152,26 @@ def from_artifact(stage: "Chat | Rl", ctx: StageContext, world: World, previous:
     files = (previous / "tokenizer.json", previous / "token_bytes.npy")
     lowered = settings.for_finetuning(stage.lr_frac * lr_scale(architecture, batch))
     optimizer = _optimizer(stage, world, model, lowered)
-    return Trainer(stage, ctx, world, model, optimizer, settings, architecture, batch, files)
+    rows = _rows(stage, ctx, world, model.config, batch)
+    return Trainer(stage, ctx, world, model, optimizer, settings, architecture, batch, rows, files)
 
 
 def _optimizer(stage: "Trained", world: World, model: GPT, settings: OptimSettings) -> MuonAdamW:
     model.compute_dtype = compute_dtype(stage.dtype, world.device)
+    model.checkpoint_activations, model.loss_chunk = stage.checkpoint_activations, stage.loss_chunk
     return build_optimizer(model, settings, world)
+
+
+def _rows(stage: "Trained", ctx: StageContext, world: World, config: GPTConfig, batch: int) -> int:
+    """Rows of a forward pass: the knob's, else what the card holds; on a CPU, whose memory others share, 16 at most."""
+    rows = stage.device_batch_size
+    if not rows:
+        rows_per_rank = max(1, batch // (config.sequence_len * world.size))
+        rows = min(rows_per_rank, CPU_ROWS)
+        if world.device.type == "cuda":
+            memory = torch.cuda.get_device_properties(world.device).total_memory
+            sparing: Any = {name: getattr(stage, name) for name in ("checkpoint_activations", "loss_chunk")}
+            rows = rows_that_fit(config, rows_per_rank, memory, world.size, **sparing)
+    if world.rank == 0:
+        note_rows(ctx.work, rows)
+    return rows

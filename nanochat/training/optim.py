@@ -93,6 +93,11 @@ class Bucket(ABC):
         self.share = units * unit
         self.padding = self.share * world.size - sum(self.sizes)
 
+    @property
+    def is_its_own_row(self) -> bool:
+        """Whether the row is the memory of its one parameter, so that nothing has to be copied back."""
+        return self.world.size == 1 and len(self.parameters) == 1
+
     @abstractmethod
     def update(
         self, weights: Tensor, gradient: Tensor, step: int, lr_scale: float, momentum: float, decay_scale: float
@@ -129,8 +134,13 @@ class Bucket(ABC):
         return row.chunk(self.world.size)[self.world.rank]
 
     def reduce_gradients(self) -> "Pending":
-        """Start summing the gradients over ranks into this rank's share; a missing gradient counts as zero."""
+        """Start summing the gradients over ranks into this rank's share; a missing gradient counts as zero.
+
+        The parameters have none afterwards: laid end to end they would take the memory of the model once more.
+        """
         row = self.flatten(torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters)
+        for parameter in self.parameters:
+            parameter.grad = None
         if self.world.size == 1:
             return Pending(row, row, None)
         share = torch.empty_like(self.mine(row))
@@ -240,7 +250,7 @@ class MuonAdamW:
             gathering.append(bucket.gather(share))
         for bucket, weights in zip(self.buckets, gathering, strict=True):
             for parameter, updated in zip(bucket.parameters, bucket.split(weights.wait()), strict=True):
-                if updated.data_ptr() != parameter.data_ptr():  # a lone parameter in a world of one is its own row
+                if not bucket.is_its_own_row:
                     parameter.copy_(updated)
         self.zero_grad()
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.artifacts.lease import started_at
+from nanochat.workflow.out_of_memory import is_about_memory
 
 MARK = "NANOCHAT_LAUNCH"  # in the environment of every process of a stage: how leftovers are found
 PARENT = "NANOCHAT_PARENT"
@@ -89,7 +90,15 @@ def child_environment(**more: str) -> dict[str, str]:
     if str(ROOT) not in (*paths, sysconfig.get_path("purelib")):
         paths.insert(0, str(ROOT))
     ours = {"PYTHONUTF8": "1", "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    return {**kept, **ours, **bounded_spin(kept), **more}
+    return {**kept, **ours, **bounded_spin(kept), **growing_segments(kept), **more}
+
+
+def growing_segments(environment: Mapping[str, str]) -> dict[str, str]:
+    """torch's allocator on GPUs lets its segments grow, so that sizes that change leave no holes; a user's word goes
+    before.
+    """
+    said = any(environment.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"))
+    return {} if said else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
 def bounded_spin(environment: Mapping[str, str]) -> dict[str, str]:
@@ -216,10 +225,9 @@ def cause(code: int, error: Mapping[str, Any] | None, log: Path) -> str:
 
 
 def _kind(said: str) -> str:
-    low = said.lower()
-    if "out of memory" in low or "memoryerror" in low:
+    if is_about_memory(said):
         return "out of memory (lower device_batch_size): "
-    return "communication between ranks: " if re.search("nccl|gloo|did not meet", low) else ""
+    return "communication between ranks: " if re.search("nccl|gloo|did not meet", said.lower()) else ""
 
 
 def _tail(log: Path, lines: int = 5) -> str:

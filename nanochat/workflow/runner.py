@@ -21,7 +21,7 @@ from nanochat.artifacts import metrics, provenance
 from nanochat.artifacts.lease import TTL_SECONDS, Lease
 from nanochat.artifacts.store import Damaged, Store
 from nanochat.redaction import bare
-from nanochat.workflow import launch
+from nanochat.workflow import launch, out_of_memory
 from nanochat.workflow.launch import RESUME_EXIT_CODE
 from nanochat.workflow.plan import Part, Step
 from nanochat.workflow.stage import Stage
@@ -59,6 +59,9 @@ class Observer:
     def should_stop(self) -> str | None:
         """A text is the reason to stop."""
         return None
+
+    def resuming(self, job: Job, reason: str) -> None:
+        """The stage's process failed and is started again, otherwise."""
 
     def finished(self, job: Job, outcome: Outcome) -> None:
         """The artifact lies whole in the store."""
@@ -261,7 +264,11 @@ def _attempts(job: Job, context: RunContext, observer: Observer, lease: Lease, w
         if code == 0:
             return _result(job, work)
         if code != RESUME_EXIT_CODE and not (work / launch.RESUME).exists():
-            cause = launch.cause(code, launch.read_error(work), logs / "stage.log")
+            said = launch.read_error(work)
+            if reason := out_of_memory.halve(said, _knobs(job), work):
+                observer.resuming(job, reason)
+                continue
+            cause = launch.cause(code, said, logs / "stage.log")
             raise launch.StageFailed(f"{job.address}: {cause}")
     raise launch.StageFailed(f"{job.address}: was interrupted {MAX_RESUMES} times in a row: look at {logs}")
 
@@ -272,6 +279,10 @@ def _result(job: Job, work: Path) -> dict[str, Any]:
     if missing:
         raise launch.StageFailed(f"{job.address}: ended well without making {', '.join(missing)}")
     return json.loads((work / "result.json").read_text(encoding="utf-8"))
+
+
+def _knobs(job: Job) -> dict[str, Any]:
+    return {**job.stage.values("identity"), **job.stage.values("execution")}
 
 
 def _spec(job: Job, context: RunContext, work: Path) -> Path:
@@ -296,7 +307,7 @@ def _spec(job: Job, context: RunContext, work: Path) -> Path:
         "address": job.address,
         "part": job.part.index if job.part else None,
         "gather": job.part is None and job.stage.mapped,
-        "knobs": {**job.stage.values("identity"), **job.stage.values("execution")},
+        "knobs": out_of_memory.bounded(_knobs(job), work),
         "inputs": inputs,
         "parts": parts,
         "addresses": {name: step.address for name, step in job.step.inputs.items()},

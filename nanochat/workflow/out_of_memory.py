@@ -1,0 +1,53 @@
+"""What happens when a stage runs out of memory: half the rows of a forward pass, from the last checkpoint on.
+
+The rows change how a result is reached, not what is learned, so a run that was sized a little too large loses minutes
+instead of a night. Promises: only an error that is about memory is answered so; the rows that were tried are never
+tried again in the same work directory, also after a kill; at one row the error stands. Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nanochat.artifacts.files import write_aside
+
+KNOB = "device_batch_size"
+USED, MOST = f"{KNOB}.used", f"{KNOB}.most"  # files in the work directory: rows taken, and how many may be
+SAID = re.compile(r"out of memory|outofmemoryerror|memoryerror|can't allocate memory", re.IGNORECASE)
+
+
+def is_about_memory(said: str) -> bool:
+    """Whether an error, as text with its type, is that memory ran out: a GPU's, or that of torch or Python on a CPU."""
+    return SAID.search(said) is not None
+
+
+def note_rows(work: Path, rows: int) -> None:
+    """Writes down how many rows a forward pass of the stage takes."""
+    work.mkdir(parents=True, exist_ok=True)
+    write_aside(work / USED, str(rows))
+
+
+def bounded(knobs: Mapping[str, Any], work: Path) -> dict[str, Any]:
+    """The knobs with as many rows as this work directory still allows; where the knob is 0, that many."""
+    most = _read(work / MOST)
+    if KNOB not in knobs or most is None:
+        return dict(knobs)
+    return {**knobs, KNOB: min(knobs[KNOB] or most, most)}
+
+
+def halve(error: Mapping[str, Any] | None, knobs: Mapping[str, Any], work: Path) -> str:
+    """After an error about memory: allows half the rows and says so in a sentence; an empty one where nothing helps."""
+    if error is None or not is_about_memory(f"{error['type']}: {error['message']}"):
+        return ""
+    rows = bounded(knobs, work).get(KNOB) or _read(work / USED) or 0
+    if rows < 2:
+        return ""
+    write_aside(work / MOST, str(rows // 2))
+    return f"out of memory with {rows} rows a forward pass: goes on from the last checkpoint with {rows // 2}"
+
+
+def _read(path: Path) -> int | None:
+    return int(path.read_text(encoding="utf-8")) if path.exists() else None
