@@ -8,6 +8,7 @@ fetching and the rows (stages/core_data.py). PyYAML is imported when a list is r
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import math
 import re
@@ -102,12 +103,10 @@ def _damage_named(place: Place) -> Iterator[None]:
     """What zipfile raises, in a sentence."""
     try:
         yield
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        RuntimeError,
-    ) as error:  # RuntimeError: encrypted, or no such method
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        # RuntimeError: encrypted, or no such method; EINVAL: an offset before the beginning
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         remedy = "it is cut or altered, or no zip of this kind: get it again"
         raise ValueError(f"{place}: cannot be read ({error}); {remedy}") from None
 
