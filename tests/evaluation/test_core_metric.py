@@ -13,6 +13,7 @@ from nanochat.evaluation import core_metric
 from nanochat.evaluation.core_bundle import INDEX, CoreTask, load_examples, load_tasks, prompts
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.training.distributed import World
 
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 CHOICE = CoreTask("choice", Path("choice.jsonl"), "multiple_choice", 2, "\nAnswer: ", 0.25)
@@ -97,6 +98,25 @@ def test_batched_answers_equal_those_of_a_slow_twin(task, context, smear):
         assert (score.correct, score.n) == (sum(expected), len(expected))
     questions = [asked(task, data, index, context) for index in range(len(data))]
     assert core_metric.answer(model, questions) == expected
+
+
+@pytest.mark.parametrize("task", [CHOICE, SCHEMA, LANGUAGE], ids=lambda task: task.kind)
+def test_ranks_ask_every_example_once_and_answer_as_one_does(task):
+    model, data = random_model(), examples(task.kind, 20)
+    texts = [prompts(task, data, index) for index in range(len(data))]
+    golds = [example.get("gold", 0) for example in data]
+    seen: list[int] = []
+
+    def answers(world: World) -> list[bool]:
+        return core_metric.verdicts(model, BYTES, task.kind, texts, golds, 1000, seen.append, world)
+
+    alone = answers(World())
+    assert 0 < sum(alone) < len(alone)
+    for size in (2, 3, 25):  # more ranks than examples too
+        seen.clear()
+        shares = [answers(World(rank, size)) for rank in range(size)]  # no process group: each has only its own
+        assert list(map(sum, zip(*shares, strict=True))) == alone
+        assert max(seen) == len(data)
 
 
 def asked(task: CoreTask, data: list[dict], index: int, context: int) -> core_metric.Question:

@@ -28,6 +28,7 @@ from nanochat.stages.rl import run as rl
 from nanochat.stages.sft import run as sft
 from nanochat.training.optim import OptimSettings
 from nanochat.workflow.stage import StageContext
+from tests import published_core
 
 CPU = torch.device("cpu")
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
@@ -80,7 +81,7 @@ def place(tmp_path):
         (parts[-1] / "stats.json").write_text(json.dumps({"rows": 9, "bytes": 9 * CONTEXT}), encoding="utf-8")
     (tmp_path / "out").mkdir()
     inputs = dict.fromkeys(("tokenizer", "pretrain", "midtrain", "sft", "rl"), model_dir)
-    inputs |= {"tokenize": rows, "task_data": tmp_path}
+    inputs |= {"tokenize": rows, "task_data": tmp_path, "core_data": published_core.artifact(tmp_path / "core")}
     return StageContext(
         inputs, {"tokenize": tuple(parts)}, tmp_path / "out", tmp_path / "work", Metrics(tmp_path / "metrics")
     )
