@@ -3,7 +3,7 @@
 From the published zip, or a folder or zip of this machine. Promises: the same artifact whichever of them it came from;
 core.json says of each task its file, kind, shots, delimiter and baseline, and of each file its rows and sha256; a file
 that several tasks share is there once; a row that cannot be asked is named by file and line; without tasks nothing is
-fetched, and no other stage fetches anything. Not here: the published form (evaluation/core_published.py).
+fetched. Not here: the published form (evaluation/core_published.py).
 """
 
 from __future__ import annotations
