@@ -1,5 +1,6 @@
 """CORE as it is published becomes an artifact, whole and checked, or is refused with what to do."""
 
+import errno
 import hashlib
 import json
 import random
@@ -168,6 +169,18 @@ def test_what_is_no_zip_or_an_encrypted_one_is_refused(tmp_path, bundle):
         whole[start + 8] |= 1  # the flag of encryption
     path.write_bytes(whole)
     with pytest.raises(ValueError, match=r"core\.yaml: cannot be read \(.*encrypted"):
+        made(tmp_path, "files", path)
+
+
+def test_a_disk_that_fails_is_no_damage_of_the_zip(tmp_path, bundle, monkeypatch):
+    path = tmp_path / "bundle.zip"
+    path.write_bytes(zipped(bundle))
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(zipfile, "ZipFile", fails)
+    with pytest.raises(OSError, match="Input/output error"):
         made(tmp_path, "files", path)
 
 
