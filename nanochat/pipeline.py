@@ -103,6 +103,23 @@ class TaskData(Stage, makes=("index.json",)):
         return self.tasks.replace(" ", "").replace(",", "-") or "generated"
 
 
+class CoreData(Stage, makes=("core.json",)):
+    """Fetches the CORE benchmark and checks it, so that no evaluation ever opens a socket."""
+
+    tasks: str = identity(
+        "", "CORE tasks to fetch, comma-separated labels or `all`; empty: none, and nothing is fetched"
+    )
+    revision: str = identity("", "hand-bumped when the CORE bundle is another one")
+    source: str = execution(
+        "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip",
+        "the published zip (https://, file://), or a folder or zip of this machine with core.yaml",
+    )
+
+    def label(self) -> str:
+        named = self.tasks.replace(" ", "").split(",")
+        return (named[0] or "none") if len(named) == 1 else f"{len(named)}-tasks"
+
+
 class ModelStage(Stage, abstract=True):
     """What all stages that run a model have in common."""
 
@@ -161,8 +178,14 @@ class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"
     warmup_steps: int = identity(-1, "steps of linear warm-up; -1: 0 / 40, or a tenth of a short run")
     warmdown_ratio: float = identity(-1.0, "share of the steps in which the rates fall; -1: 0.2 / 0.65", at_most=1)
     final_lr_frac: float = identity(-1.0, "the rates at the end, as a fraction; -1: 0 / 0.05", at_most=1)
+    core_every: int = execution(0, "steps between two looks at CORE, at 100 examples a task; 0: never", at_least=0)
+    core_source: str = execution("", "folder of a core_data artifact, for core_every")
 
     def check(self) -> None:
+        if self.core_every and not self.core_source:
+            raise ValueError(
+                f"pretrain.core_every = {self.core_every}: needs pretrain.core_source, an artifact of core_data"
+            )
         if set(self.window_pattern) - set("SL"):
             raise ValueError(f"pretrain.window_pattern = {self.window_pattern!r}: use only the letters S and L")
         for knob, value in self.values("identity").items():
@@ -173,15 +196,13 @@ class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"
         return f"d{self.depth}"
 
 
-class BaseEval(ModelStage, takes=(Pretrain, Tokenize), makes=SCORE_FILES, on="gpu"):
-    """Measures the base model: bits per byte on the pinned shard, CORE on the tasks at hand, samples."""
+class BaseEval(ModelStage, takes=(Pretrain, Tokenize, CoreData), makes=SCORE_FILES, on="gpu"):
+    """Measures the base model: bits per byte on the pinned shard, CORE on the tasks that were fetched, samples."""
 
     eval_rows: int = identity(4096, "validation rows for bits per byte, or as many as there are", at_least=1)
-    core: str = identity("", "CORE tasks, comma-separated labels or `all`; empty: none")
     core_max_per_task: int = identity(500, "examples per CORE task", at_least=1)
-    core_revision: str = identity("", "hand-bumped when the CORE bundle is another one")
-    core_data: str = execution("", "folder of the CORE bundle (core_meta.json and the JSON lines)")
-    device_batch_size: int = execution(16, "rows per forward pass", at_least=1)
+    device_batch_size: int = execution(16, "rows per rank and forward pass", at_least=1)
+    num_ranks: int = execution(1, "processes, one per GPU", at_least=1)
 
 
 class ChatData(Stage, abstract=True, work="chat_data"):

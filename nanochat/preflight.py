@@ -11,14 +11,14 @@ from collections.abc import Collection, Iterable, Mapping
 from nanochat import scaling
 from nanochat.artifacts.store import Store
 from nanochat.data.sources import preflight as preflight_corpus
-from nanochat.evaluation.core_bundle import load_examples as load_core_examples
-from nanochat.evaluation.core_bundle import load_tasks as load_core_tasks
+from nanochat.evaluation.core_bundle import load_source as load_core_source
+from nanochat.evaluation.core_published import preflight as preflight_core
 from nanochat.locations import is_bucket
 from nanochat.pipeline import (
-    BaseEval,
     Chat,
     ChatData,
     ChatEval,
+    CoreData,
     Download,
     Pretrain,
     Register,
@@ -61,10 +61,12 @@ def preflight(
     if gpu_stages_here:
         _check_sandbox(stages)
     _check_metric(stages, every)
-    base_eval = stages.get("base_eval")
-    if isinstance(base_eval, BaseEval):
-        for task in load_core_tasks(base_eval.core_data, base_eval.core):
-            load_core_examples(task, base_eval.core_max_per_task)
+    core_data = stages.get("core_data")
+    if isinstance(core_data, CoreData):
+        preflight_core(core_data.tasks, core_data.source)
+    pretrain = stages.get("pretrain")
+    if gpu_stages_here and isinstance(pretrain, Pretrain) and pretrain.core_every:
+        load_core_source(pretrain.core_source, limit=1)
     download = stages.get("download")
     if isinstance(download, Download) and is_bucket(download.url) and not reads_buckets:
         raise ValueError(f"download.url = {download.url!r}: only the flow reads s3://: start it with `nanochat run`")

@@ -20,10 +20,11 @@ SHAPE = (4096, 256, 1024)  # rows, inner, columns: of a small model's feed-forwa
 LOOP = 2_000_000  # turns of a loop in Python, whose time stands for all that is no matrix product
 # Fitted to the demo on two kinds of AVX2 cores and one with bf16 units, see docs/log.md. A step takes what its products
 # take at the measured rate, and for all else so many seconds a token, layer and channel; a stage takes beside its steps
-# (to start, to compile, to generate one token at a time) so many seconds and so many times the loop.
+# (to start, to compile, to generate one token at a time) so many seconds and so many times the loop, of all 18 stages
+# alike.
 ELEMENTWISE_SECONDS = {"float32": 1e-7, "bfloat16": 5e-8}
-SECONDS_A_STAGE = 10.0
-LOOPS_A_STAGE = 62.0
+SECONDS_A_STAGE = 9.5
+LOOPS_A_STAGE = 60.0
 
 
 @dataclass(frozen=True)

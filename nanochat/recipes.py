@@ -15,6 +15,7 @@ from nanochat.pipeline import (
     ChatEvalMid,
     ChatEvalRl,
     ChatEvalSft,
+    CoreData,
     Download,
     Midtrain,
     MidtrainData,
@@ -96,6 +97,7 @@ def tiny() -> list[Stage]:
         Tokenizer(vocab_size=2048),
         Tokenize(sequence_len=256),
         TaskData(),
+        CoreData(),
         Pretrain(depth=4, aspect_ratio=32, head_dim=64, num_steps=400, eval_every=100, **steps, **short),
         BaseEval(eval_rows=512),
         MidtrainData(mixture=TINY_MIDTRAIN, sequence_len=256),
@@ -129,6 +131,7 @@ def micro() -> list[Stage]:
         Tokenizer(vocab_size=320),
         Tokenize(sequence_len=64, buffer_docs=50),
         TaskData(),
+        CoreData(),
         Pretrain(depth=1, aspect_ratio=32, head_dim=16, weight_decay=0.0, **steps),
         BaseEval(eval_rows=8),
         MidtrainData(mixture="arithmetic:40, identity:40", sequence_len=64),
@@ -173,8 +176,9 @@ def _real(
         Tokenizer(vocab_size=vocab_size),
         Tokenize(packing="stream" if classic else "best_fit"),
         TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval"),
+        CoreData(tasks="all"),
         Pretrain(depth=depth, architecture=architecture, eval_every=250, **ranks, **rows),
-        BaseEval(eval_rows=10_240),  # with the CORE bundle at hand: base_eval.core=all base_eval.core_data=FOLDER
+        BaseEval(eval_rows=10_240, **ranks),
         MidtrainData(
             mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity:2000, spelling:200000, counting:80000"
         ),

@@ -46,7 +46,8 @@ def without(settings, prefix):
         (["download.url=file:///nowhere/shard_{index:05d}.parquet"], ["download.url", "/nowhere/shard_0000"]),
         (["download.url=ftp://host/shard_{index:05d}.parquet"], ["download.url", "ftp"]),
         (["download.text_column=prose"], ["prose", "text"]),
-        (["base_eval.core=all"], ["base_eval.core_data = ''", "give the folder of the CORE bundle"]),
+        (["core_data.tasks=hellaswagg"], ["core_data.tasks", "'hellaswagg'", "did you mean 'hellaswag'"]),
+        (["core_data.tasks=all", "core_data.source=nowhere"], ["core_data.source = 'nowhere'", "there is no such folder"]),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused_before_any_stage_starts(tmp_path, toy, capsys, main, changes, words):

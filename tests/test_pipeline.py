@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanochat.pipeline import BaseEval, Midtrain, Pretrain, Rl, Sft
+from nanochat.pipeline import BaseEval, CoreData, Midtrain, Pretrain, Rl, Sft
 
 
 @pytest.mark.parametrize("knobs", [{}, {"architecture": "classic", "aspect_ratio": 65, "depth": 3}])
@@ -25,5 +25,22 @@ def test_reinforcement_learning_has_no_batch_in_tokens():
 
 
 def test_another_core_bundle_is_another_result():
-    assert "core_revision" in BaseEval().values("identity")
-    assert "core_data" in BaseEval().values("execution")
+    assert {"tasks", "revision"} == set(CoreData().values("identity"))
+    assert CoreData in BaseEval.takes
+
+
+def test_core_data_is_named_for_what_it_holds():
+    assert [CoreData(tasks=tasks).label() for tasks in ("", "all", "copa", "copa, piqa")] == [
+        "none",
+        "all",
+        "copa",
+        "2-tasks",
+    ]
+
+
+def test_looks_at_core_need_a_source():
+    with pytest.raises(
+        ValueError, match=r"pretrain\.core_every = 5: needs pretrain\.core_source, an artifact of core_data"
+    ):
+        Pretrain(core_every=5)
+    assert Pretrain(core_every=5, core_source="core").values("identity") == Pretrain().values("identity")

@@ -1,6 +1,5 @@
 """What only a later stage would refuse is refused before any work, with the knob, the value and the remedy."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from nanochat.tasks import TASKS
 from nanochat.tasks.task import Task
 from nanochat.workflow.plan import plan
 from nanochat.workflow.runner import Observer, RunContext, run_plan
-from tests import toy_corpus
+from tests import published_core, toy_corpus
 
 
 @pytest.fixture
@@ -103,17 +102,25 @@ def test_a_file_of_task_data_that_is_not_there_is_refused(looked_at, tmp_path, m
         looked_at("task_data.tasks=gsm8k", "task_data.source=~/rows")
 
 
-def test_a_row_of_core_that_cannot_be_asked_is_refused(looked_at, tmp_path, monkeypatch):
+def test_core_that_is_not_at_hand_is_refused(looked_at, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    line = {"label": "one", "file": "one.jsonl", "icl_task_type": "multiple_choice", "num_fewshot": [0],
-            "random_baseline": 50, "continuation_delimiter": " "}  # fmt: skip
-    (tmp_path / "core_meta.json").write_text(json.dumps([line]), encoding="utf-8")
-    (tmp_path / "one.jsonl").write_text('{"query": "a", "choices": ["b", "c"], "gold": 7}', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"one\.jsonl, line 1: gold = 7"):
-        looked_at("base_eval.core=all", "base_eval.core_data=~")
-    (tmp_path / "core_meta.json").write_text(json.dumps([line, line]), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"core_meta\.json: 'one' is there twice"):
-        looked_at("base_eval.core=all", "base_eval.core_data=~")
+    published_core.write(tmp_path / "bundle")
+    looked_at("core_data.tasks=sums, letters", "core_data.source=~/bundle")
+    (tmp_path / "bundle" / "eval_data" / "letters.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"task 'letters': .*letters\.jsonl is missing"):
+        looked_at("core_data.tasks=all", "core_data.source=~/bundle")
+    looked_at("core_data.tasks=all", "core_data.source=http://127.0.0.1:1/bundle.zip")  # not fetched for that
+
+
+def test_looks_at_core_without_tasks_are_refused(looked_at, tmp_path):
+    looks = ["pretrain.core_every=2", f"pretrain.core_source={tmp_path / 'core' / 'out'}"]
+    with pytest.raises(ValueError, match=r"pretrain\.core_source = .*core/out': .*is no artifact of core_data"):
+        looked_at(*looks)
+    published_core.artifact(tmp_path / "core", "")
+    with pytest.raises(ValueError, match=r"pretrain\.core_source = .*core/out': was made without tasks: set core_data"):
+        looked_at(*looks)
+    published_core.artifact(tmp_path / "core")
+    looked_at(*looks)
 
 
 def test_code_of_a_model_without_a_sandbox_is_refused_where_it_would_run(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 Row = dict[str, Any]
 
 
-def read(path: Path) -> Iterator[tuple[str, Row]]:
+def read(path: Path | zipfile.Path) -> Iterator[tuple[str, Row]]:
     """The objects of a file, each with where it stands: `FILE, line N`."""
     for where, value in read_values(path):
         if not isinstance(value, dict):

@@ -1,26 +1,48 @@
-"""The CORE bundle: which tasks it has and what is read to ask an example (DCLM, arXiv:2406.11794; 22 tasks).
+"""CORE's tasks as the stage core_data leaves them, and what is read to ask an example (DCLM, arXiv:2406.11794).
 
-A folder with core_meta.json and one JSON-lines file per task; nothing is fetched. Promises: the prompts and few-shot
-draws of the reference implementation, so that figures can be compared; what is named and not at hand is refused. Not
-here: tokens, models and answers (core_metric.py). Standard library only, so that a plan is checked without torch.
+A folder with core.json and JSON lines; nothing is fetched. Promises: the prompts and few-shot draws of the reference
+implementation, so that figures can be compared; a row that its task cannot ask is refused by file and line. Not here:
+the form in which CORE is published (core_published.py), tokens, models and answers (core_metric.py). Standard library
+only, so that a plan is checked without torch.
 """
 
 from __future__ import annotations
 
-import codecs
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nanochat.data import json_lines
-from nanochat.errors import unknown
+from nanochat.data.json_lines import Row
 from nanochat.locations import folder
-from nanochat.tasks.task import comma_separated
 
-META = "core_meta.json"
-NUM_TASKS = 22  # of the whole of CORE
+INDEX = "core.json"
+LABELS = (  # in the order of the published core.yaml
+    "hellaswag_zeroshot",
+    "jeopardy",
+    "bigbench_qa_wikidata",
+    "arc_easy",
+    "arc_challenge",
+    "copa",
+    "commonsense_qa",
+    "piqa",
+    "openbook_qa",
+    "lambada_openai",
+    "hellaswag",
+    "winograd",
+    "winogrande",
+    "bigbench_dyck_languages",
+    "agi_eval_lsat_ar",
+    "bigbench_cs_algorithms",
+    "bigbench_operators",
+    "bigbench_repeat_copy_logic",
+    "squad",
+    "coqa",
+    "boolq",
+    "bigbench_language_identification",
+)
+NUM_TASKS = len(LABELS)
 SHUFFLE_SEED, FEWSHOT_SEED = 1337, 1234  # the reference's, so that a capped run asks the same questions
 KEYS = {
     "multiple_choice": {"query", "choices", "gold"},
@@ -31,7 +53,7 @@ KEYS = {
 
 @dataclass(frozen=True)
 class CoreTask:
-    """One line of core_meta.json. `baseline` is the accuracy of guessing, as a share."""
+    """One task of core.json. `baseline` is the accuracy of guessing, as a share."""
 
     label: str
     path: Path
@@ -41,57 +63,47 @@ class CoreTask:
     baseline: float
 
 
-def load_tasks(bundle: str, wanted: str) -> list[CoreTask]:
-    """The tasks named in `wanted` (comma-separated labels, `all`, or none), in the order of the folder `bundle`.
+def load_tasks(artifact: Path) -> list[CoreTask]:
+    """The tasks of an artifact of core_data, in the order of the bundle.
 
     Raises:
-        ValueError: there is no bundle, no such task in it, a task of unknown kind, or one whose file is missing.
+        ValueError: it is none.
     """
-    labels = comma_separated(wanted)
-    if not labels:
-        return []
-    meta = folder(bundle) / META
-    if not bundle or not meta.is_file():
-        raise ValueError(
-            f"base_eval.core_data = {bundle!r}: there is no {META}, and base_eval.core = {wanted!r} needs it; "
-            "give the folder of the CORE bundle"
-        )
-    lines = json_lines.parsed(meta.read_bytes().removeprefix(codecs.BOM_UTF8), str(meta))
-    if not isinstance(lines, list):
-        raise ValueError(f"{meta}: needs a list of tasks, found {type(lines).__name__}")
-    read = [_task(line, f"{meta}, task {number}", meta) for number, line in enumerate(lines)]
-    tasks = {task.label: task for task in read}
-    if len(tasks) < len(read):
-        given = [task.label for task in read]
-        raise ValueError(f"{meta}: {next(each for each in tasks if given.count(each) > 1)!r} is there twice")
-    labels = list(tasks) if labels == ["all"] else labels
-    for label in labels:
-        if label not in tasks:
-            raise ValueError(f"base_eval.core: {unknown('CORE task', label, tasks)}")
-        if not tasks[label].path.is_file():
-            raise ValueError(
-                f"base_eval.core: {tasks[label].path} is missing; complete the bundle or leave {label!r} out"
+    index = artifact / INDEX
+    try:
+        lines = json_lines.parsed_object(index.read_bytes(), str(index))["tasks"]
+        return [
+            CoreTask(
+                line["label"],
+                artifact / line["file"],
+                line["kind"],
+                line["shots"],
+                line["delimiter"],
+                line["baseline"] / 100,
             )
-    return [task for label, task in tasks.items() if label in labels]
+            for line in lines
+        ]
+    except (OSError, KeyError, TypeError) as error:
+        raise ValueError(f"{artifact}: is no artifact of core_data ({index.name}: {error!r}): make it again") from None
 
 
-def _task(line: Any, where: str, meta: Path) -> CoreTask:
-    if not isinstance(line, dict):
-        raise ValueError(f"{where}: needs an object, found {type(line).__name__}")
-    label, kind = json_lines.text(line, "label", where), json_lines.text(line, "icl_task_type", where)
-    if kind not in KEYS:
-        raise ValueError(f"{meta}, task {label!r}: {unknown('task type', kind, KEYS)}")
-    shots, baseline = line.get("num_fewshot"), line.get("random_baseline")
-    shots = shots[0] if isinstance(shots, list) and shots else shots
-    if not isinstance(shots, int) or isinstance(shots, bool) or shots < 0:
-        raise ValueError(f"{meta}, task {label!r}: num_fewshot = {shots!r}: needs a number, or a list of one")
-    if not isinstance(baseline, int | float) or isinstance(baseline, bool) or not 0 <= baseline < 100:
-        raise ValueError(f"{meta}, task {label!r}: random_baseline = {baseline!r}: needs a percentage below 100")
-    delimiter = json_lines.text(line, "continuation_delimiter", where, may_be_empty=True)
-    return CoreTask(label, meta.parent / json_lines.text(line, "file", where), kind, shots, delimiter, baseline / 100)
+def load(artifact: Path, limit: int) -> list[tuple[CoreTask, list[Row]]]:
+    """All tasks with at most `limit` examples each; raises as `load_tasks` and `load_examples` do."""
+    return [(task, load_examples(task, limit)) for task in load_tasks(artifact)]
 
 
-def _check(kind: str, row: dict[str, Any], where: str) -> None:
+def load_source(source: str, limit: int) -> list[tuple[CoreTask, list[Row]]]:
+    """The same of the folder in `pretrain.core_source`; ValueError also where it was made without tasks."""
+    try:
+        tasks = load(folder(source), limit)
+    except ValueError as error:
+        raise ValueError(f"pretrain.core_source = {source!r}: {error}") from None
+    if not tasks:
+        raise ValueError(f"pretrain.core_source = {source!r}: was made without tasks: set core_data.tasks")
+    return tasks
+
+
+def check_row(kind: str, row: Row, where: str) -> None:
     """ValueError, where an example is not what its kind of task asks."""
     if missing := KEYS[kind] - set(row):
         raise ValueError(f"{where}: no {', '.join(sorted(missing))}, which a {kind} task needs")
@@ -104,7 +116,7 @@ def _check(kind: str, row: dict[str, Any], where: str) -> None:
     json_lines.index(row, "gold", where, len(json_lines.texts(row, options, where)))
 
 
-def load_examples(task: CoreTask, limit: int) -> list[dict[str, Any]]:
+def load_examples(task: CoreTask, limit: int) -> list[Row]:
     """At most `limit` examples in shuffled order; as few as the shots need are kept where the limit is lower still.
 
     Raises:
@@ -112,17 +124,20 @@ def load_examples(task: CoreTask, limit: int) -> list[dict[str, Any]]:
     """
     examples = []
     for where, row in json_lines.read(task.path):
-        _check(task.kind, row, where)
+        check_row(task.kind, row, where)
         examples.append(row)
-    if len(examples) <= task.shots:
-        raise ValueError(
-            f"{task.path}: {len(examples)} examples are too few for {task.shots} shots; leave {task.label!r} out"
-        )
+    check_count(len(examples), task.shots, task.label, str(task.path))
     random.Random(SHUFFLE_SEED).shuffle(examples)
     return examples[: max(limit, task.shots + 1)]
 
 
-def prompts(task: CoreTask, examples: Sequence[dict[str, Any]], index: int) -> list[str]:
+def check_count(rows: int, shots: int, label: str, where: str) -> None:
+    """ValueError, where a task has no example beside its shots."""
+    if rows <= shots:
+        raise ValueError(f"{where}: {rows} examples are too few for {shots} shots; leave {label!r} out")
+
+
+def prompts(task: CoreTask, examples: Sequence[Row], index: int) -> list[str]:
     """The texts to be read for example `index`: one per option; for language modeling without and with the ending."""
     others = [i for i in range(len(examples)) if i != index]
     drawn = random.Random(FEWSHOT_SEED + index).sample(others, task.shots) if task.shots else []
@@ -136,7 +151,7 @@ def prompts(task: CoreTask, examples: Sequence[dict[str, Any]], index: int) -> l
     return [asked.strip(), asked + example["continuation"]]  # a space at the end would be a token of its own
 
 
-def _solved(task: CoreTask, example: dict[str, Any]) -> str:
+def _solved(task: CoreTask, example: Row) -> str:
     """The example with its right ending, as a shot."""
     if task.kind == "multiple_choice":
         return f"{example['query']}{task.delimiter}{example['choices'][example['gold']]}"

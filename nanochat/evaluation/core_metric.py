@@ -3,8 +3,8 @@
 Three kinds of questions: `multiple_choice` (one context, several endings: the ending with the lowest mean loss per
 token wins), `schema` (several contexts, one ending), `language_modeling` (every token of the ending must be the
 likeliest). Promises: the scores of the reference implementation; the answers do not depend on how questions are
-batched; what the options of a question share is read once. Not here: the bundle and its prompts
-(nanochat/evaluation/core_bundle.py).
+batched, nor on how many ranks share them; what the options of a question share is read once; a prompt longer than the
+context keeps its <|bos|> and its end. Not here: tasks and prompts (nanochat/evaluation/core_bundle.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nanochat.evaluation.scores import TaskScore, text_digest
 from nanochat.inference.engine import pad_right
 from nanochat.model.gpt import GPT
 from nanochat.model.kv_cache import KVCache
+from nanochat.training.distributed import World, all_reduce_sum
 
 if TYPE_CHECKING:
     from nanochat.data.tokenizer import Tokenizer
@@ -41,7 +42,7 @@ class Question:
 
 
 def question(kind: str, rows: Sequence[Sequence[int]], gold: int, sequence_len: int) -> Question:
-    """The rows with what is scored in them, cut on the left to the context of the model.
+    """The rows with what is scored in them, cut on the left, behind <|bos|>, to the context of the model.
 
     What differs is scored: the tails of multiple choice, the common end of a schema, what the ending adds in language
     modeling; at least one token each, even where an option is the beginning of another.
@@ -57,7 +58,7 @@ def question(kind: str, rows: Sequence[Sequence[int]], gold: int, sequence_len: 
     kept, spans = [], []
     for row, start in zip(rows, starts, strict=True):
         cut = max(len(row) - sequence_len, 0)
-        kept.append(tuple(row[cut:]))
+        kept.append((row[0], *row[1 + cut :]))
         spans.append((max(start - cut, 1), len(row) - cut))
     return Question(tuple(kept), tuple(spans), gold)
 
@@ -76,21 +77,43 @@ def ask_task(
     limit: int,
     tokens_per_batch: int,
     progress: Callable[[int], None] = lambda done: None,
+    world: World | None = None,
 ) -> tuple[TaskScore, str]:
-    """The score on the first `limit` examples, and the digest of their texts."""
-    total = min(limit, len(examples))
-    texts = [prompts(task, examples, index) for index in range(total)]
-    encoded = iter(tokenizer.encode_batch([text for group in texts for text in group], 0))
-    questions = []
-    for example, group in zip(examples, texts, strict=False):
-        rows = [[tokenizer.bos, *next(encoded)] for _ in group]
-        questions.append(question(task.kind, rows, example.get("gold", 0), model.config.sequence_len))
-    correct = 0
-    for done, batch in batches(questions, tokens_per_batch):
-        correct += sum(answer(model, batch))
-        progress(done)
-    golds = [str(item.gold) for item in questions]
-    return TaskScore(correct, total, task.baseline), text_digest([t for group in texts for t in group] + golds)
+    """The score on the first `limit` examples, and the digest of their texts; on all ranks of a `world` the same."""
+    texts = [prompts(task, examples, index) for index in range(min(limit, len(examples)))]
+    golds = [0 if task.kind == "language_modeling" else example["gold"] for example in examples[: len(texts)]]
+    right = verdicts(model, tokenizer, task.kind, texts, golds, tokens_per_batch, progress, world)
+    score = TaskScore(sum(right), len(texts), task.baseline)
+    return score, text_digest([*(text for group in texts for text in group), *map(str, golds)])
+
+
+def verdicts(
+    model: GPT,
+    tokenizer: Tokenizer,
+    kind: str,
+    texts: Sequence[Sequence[str]],
+    golds: Sequence[int],
+    tokens_per_batch: int,
+    progress: Callable[[int], None] = lambda done: None,
+    world: World | None = None,
+) -> list[bool]:
+    """Whether each example is answered correctly; each rank asks every so-many-th of them in the order of length."""
+    world, device = world or World(), model.wte.weight.device
+    by_length = sorted(range(len(texts)), key=lambda index: sum(map(len, texts[index])), reverse=True)
+    mine = by_length[world.rank :: world.size]
+    encoded = iter(tokenizer.encode_batch([text for index in mine for text in texts[index]], 0))
+    asked = {}
+    for index in mine:
+        rows = [[tokenizer.bos, *next(encoded)] for _ in texts[index]]
+        asked[index] = question(kind, rows, golds[index], model.config.sequence_len)
+    index_of = {id(item): index for index, item in asked.items()}
+    right = torch.zeros(len(texts), dtype=torch.int32, device=device)
+    for done, batch in batches(list(asked.values()), tokens_per_batch):
+        right[[index_of[id(item)] for item in batch]] = torch.tensor(
+            answer(model, batch), dtype=torch.int32, device=device
+        )
+        progress(min(done * world.size, len(texts)))
+    return [bool(one) for one in (all_reduce_sum(right) if world.size > 1 else right).tolist()]
 
 
 def batches(questions: Sequence[Question], tokens_per_batch: int) -> Iterator[tuple[int, list[Question]]]:

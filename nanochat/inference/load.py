@@ -11,9 +11,9 @@ from nanochat.model.gpt import GPT
 from nanochat.model.weights import load_model
 
 
-def load(artifact: Path, device: str = "auto", dtype: str = "auto") -> tuple[GPT, Tokenizer]:
+def load(artifact: Path, device: str = "auto", dtype: str = "auto", local_rank: int = 0) -> tuple[GPT, Tokenizer]:
     """Model and tokenizer of a trained stage's artifact; `device` and `dtype` as the knobs of that name."""
-    where = device_of(device)
+    where = device_of(device, local_rank)
     model, _ = load_model(artifact, where)
     model.compute_dtype = compute_dtype(dtype, where)
     return model.eval(), Tokenizer.from_file(artifact / "tokenizer.json")

@@ -1,7 +1,7 @@
-"""Measures the base model: bits per byte on the pinned shard, CORE on the tasks at hand, and what it says when let go.
+"""Measures the base model: bits per byte on the pinned shard, CORE on what was fetched, and what it says when let go.
 
-Promises: the numbers are those of the same rows and questions whatever the batch; scores.json says how many CORE tasks
-the figure stands for (22 is the whole of it); a named task that is not at hand is refused before the model is loaded.
+Promises: the numbers are those of the same rows and questions whatever the batch and the number of ranks, and every
+rank returns them; only rank 0 writes; scores.json says how many CORE tasks the figure stands for (22 is the whole).
 Not here: CORE's rules and bits per byte (nanochat/evaluation/).
 """
 
@@ -17,12 +17,15 @@ from nanochat.data.rows import Rows
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.evaluation import scores
 from nanochat.evaluation.bits_per_byte import bits_per_byte
-from nanochat.evaluation.core_bundle import NUM_TASKS, CoreTask, load_examples, load_tasks
+from nanochat.evaluation.core_bundle import NUM_TASKS, CoreTask
+from nanochat.evaluation.core_bundle import load as load_core
 from nanochat.evaluation.core_metric import ask_task
 from nanochat.evaluation.scores import TaskScore
 from nanochat.inference.engine import Engine
 from nanochat.inference.load import load
 from nanochat.model.gpt import GPT
+from nanochat.stages.trainer import process_group
+from nanochat.training.distributed import World, barrier
 from nanochat.workflow.stage import StageContext
 
 if TYPE_CHECKING:
@@ -40,26 +43,26 @@ SAMPLE_TOKENS = 48
 
 
 def run(stage: BaseEval, ctx: StageContext) -> dict[str, float]:
-    """Writes scores.json and samples.md; returns `bits_per_byte` and, where tasks are named, `core` and `core_tasks`.
-
-    Raises:
-        ValueError: a CORE task is not in the bundle, or the bundle is not there.
-    """
-    tasks = [(t, load_examples(t, stage.core_max_per_task)) for t in load_tasks(stage.core_data, stage.core)]
-    model, tokenizer = load(ctx["pretrain"], stage.device, stage.dtype)
-    rows = Rows(ctx["tokenize"], ctx.parts("tokenize")[:1])  # the pinned shard
-    used = rows[: stage.eval_rows]  # (N, T + 1)
-    token_bytes = np.load(ctx["pretrain"] / "token_bytes.npy")
-    bpb = bits_per_byte(model, used, token_bytes, stage.device_batch_size, stage.eval_rows)
-    metrics = {"bits_per_byte": bpb}
-    asked: dict[str, Any] = {"rows": hashlib.sha256(used.astype("<i8").tobytes()).hexdigest()}
-    results, digests = _core(stage, ctx, model, tokenizer, tasks)
-    if results:
-        metrics |= {"core": scores.mean_centered(results.values()), "core_tasks": float(len(results))}
-        asked["core"] = digests
-    (ctx.out / "samples.md").write_text(_samples(model, tokenizer, used[0].tolist()), encoding="utf-8")
-    note = f"CORE over {len(results)} of {NUM_TASKS} tasks, at most {stage.core_max_per_task} examples each"
-    return scores.write(ctx.out, metrics, results, asked, note=note if results else "no CORE tasks were asked")
+    """Writes scores.json and samples.md; returns `bits_per_byte` and, with tasks, `core` and `core_tasks`."""
+    tasks = load_core(ctx["core_data"], stage.core_max_per_task)
+    with process_group(stage) as world:
+        model, tokenizer = load(ctx["pretrain"], stage.device, stage.dtype, world.local_rank)
+        rows = Rows(ctx["tokenize"], ctx.parts("tokenize")[:1])  # the pinned shard
+        used = rows[: stage.eval_rows]  # (N, T + 1)
+        token_bytes = np.load(ctx["pretrain"] / "token_bytes.npy")
+        bpb = bits_per_byte(model, used, token_bytes, stage.device_batch_size, stage.eval_rows, world)
+        metrics = {"bits_per_byte": bpb}
+        asked: dict[str, Any] = {"rows": hashlib.sha256(used.astype("<i8").tobytes()).hexdigest()}
+        results, digests = _core(stage, ctx, model, tokenizer, tasks, world)
+        if results:
+            metrics |= {"core": scores.mean_centered(results.values()), "core_tasks": float(len(results))}
+            asked["core"] = digests
+        if world.rank == 0:
+            (ctx.out / "samples.md").write_text(_samples(model, tokenizer, used[0].tolist()), encoding="utf-8")
+            note = f"CORE over {len(results)} of {NUM_TASKS} tasks, at most {stage.core_max_per_task} examples each"
+            scores.write(ctx.out, metrics, results, asked, note=note if results else "no CORE tasks were asked")
+        barrier()
+    return metrics
 
 
 def _tell(ctx: StageContext, before: int, total: int, done: int) -> None:
@@ -72,6 +75,7 @@ def _core(
     model: GPT,
     tokenizer: Tokenizer,
     tasks: list[tuple[CoreTask, list[dict[str, Any]]]],
+    world: World,
 ) -> tuple[dict[str, TaskScore], dict[str, str]]:
     """Score and digest of the questions per CORE task."""
     results, digests = {}, {}
@@ -86,6 +90,7 @@ def _core(
             limit,
             tokens_per_batch=stage.device_batch_size * model.config.sequence_len,
             progress=partial(_tell, ctx, before, total),
+            world=world,
         )
         before += results[task.label].n
     return results, digests

@@ -69,12 +69,19 @@ def obtain(stage: Download, source: ParquetShards, ctx: StageContext) -> tuple[P
         if not fetched.is_file():
             raise ValueError(f"{what}: only the flow fetches from s3://: start this recipe with `nanochat run`")
         return fetched, {}
-    progress = _progress_of(ctx.metrics)
-    sha256 = fetch(url, fetched, timeout=stage.timeout_seconds, attempts=stage.retries, progress=progress)
+    progress = progress_of(ctx.metrics)
+    sha256 = fetch(
+        url,
+        fetched,
+        timeout=stage.timeout_seconds,
+        attempts=stage.retries,
+        knob="download.retries",
+        progress=progress,
+    )
     return fetched, {"url": what, "sha256": sha256}
 
 
-def _progress_of(metrics: Metrics) -> Progress:
+def progress_of(metrics: Metrics) -> Progress:
     """Writes down at most one line a second: blocks come by the thousand."""
     last = 0.0
 

@@ -14,12 +14,16 @@ import numpy as np
 import torch
 
 from nanochat.data.rows import EpochOrder, Rows
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.evaluation.bits_per_byte import bits_per_byte
+from nanochat.evaluation.core_bundle import load_source
+from nanochat.evaluation.core_metric import ask_task
+from nanochat.evaluation.scores import mean_centered
 from nanochat.model.gpt import InitScales
 from nanochat.scaling import Hyperparameters, derive
 from nanochat.stages.trainer import Trainer, from_scratch, process_group
 from nanochat.training.distributed import World
-from nanochat.training.loop import Batch, Numbers, split_rows
+from nanochat.training.loop import Batch, Numbers, due, split_rows
 from nanochat.training.optim import OptimSettings
 from nanochat.training.schedule import CLASSIC_MOMENTUM, MODERN_MOMENTUM, Schedule
 from nanochat.workflow.stage import StageContext
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 FINAL_ROWS = 512  # validation rows at the end
 LOOK_ROWS = 64  # and at each look in between
+CORE_EXAMPLES = 100  # of a task at each look at CORE
+CORE_TOKENS = 8192  # read together: little beside what training holds
 
 OPTIMIZER: dict[str, dict[str, Any]] = {
     "classic": {},
@@ -66,7 +72,14 @@ def run(stage: Pretrain, ctx: StageContext) -> dict[str, float]:
         refuse_short_text(stage, derived, len(rows))
         training = from_scratch(stage, ctx, world, derived, settings(stage, derived), INITIAL[stage.architecture])
         source = PretrainBatches(rows, derived.total_batch_size, stage.seed, training.device_batch_size, world)
-        numbers = training.fit(source, schedule(stage, derived), evaluate=validation_loss(training, derived))
+        loss, core = validation_loss(training, derived), core_metric(stage, training)
+
+        def evaluate(step: int) -> Numbers:
+            looks = step == 0 or due(step, stage.eval_every, derived.num_steps)
+            asks = stage.core_every and step and due(step, stage.core_every, derived.num_steps)
+            return (loss(step) if looks else {}) | (core() if asks else {})
+
+        numbers = training.fit(source, schedule(stage, derived), evaluate=evaluate, also_every=stage.core_every)
         numbers |= {"num_parameters": derived.num_parameters, "tokens": derived.tokens, "flops": derived.flops}
         training.write_artifact(numbers)
     return numbers
@@ -115,6 +128,25 @@ def validation_loss(training: Trainer, derived: Hyperparameters) -> Callable[[in
         return {"val_bpb": bits_per_byte(training.model, rows, token_bytes, size, most, training.world)}
 
     return evaluate
+
+
+def core_metric(stage: Pretrain, training: Trainer) -> Callable[[], Numbers]:
+    """CORE of the model as it is, on the first examples of the tasks in `core_source`, shared out over the ranks.
+
+    Raises:
+        ValueError: that is no artifact of core_data, or one without tasks.
+    """
+    if not stage.core_every:
+        return dict
+    tasks = load_source(stage.core_source, CORE_EXAMPLES)
+    tokenizer = Tokenizer.from_file(training.ctx["tokenizer"] / "tokenizer.json")
+
+    def ask() -> Numbers:
+        model, world = training.model, training.world
+        asked = [ask_task(model, tokenizer, *each, CORE_EXAMPLES, CORE_TOKENS, world=world) for each in tasks]
+        return {"core": mean_centered(score for score, _ in asked)}
+
+    return ask
 
 
 def refuse_short_text(stage: Pretrain, derived: Hyperparameters, num_rows: int) -> None:

@@ -3,8 +3,8 @@
 From a folder of JSON lines, or from Hugging Face `datasets`. Promises: `<task>_<split>.jsonl` holds only rows that
 the task can read; a row that it cannot is named by file and line; what was fetched is written down with count and
 sha256; training and test rows come from splits that the publishers keep apart, and a training row whose question is
-also tested, in whatever task, is left out and counted. No other stage fetches anything. The forms are documented at
-the tasks (`normalise`).
+also tested, in whatever task, is left out and counted. No stage with a model fetches anything. The forms are documented
+at the tasks (`normalise`).
 """
 
 from __future__ import annotations

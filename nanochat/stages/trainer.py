@@ -41,13 +41,13 @@ from nanochat.workflow.out_of_memory import note_rows
 from nanochat.workflow.stage import StageContext
 
 if TYPE_CHECKING:
-    from nanochat.pipeline import Chat, Pretrain, Rl, Trained
+    from nanochat.pipeline import Chat, ModelStage, Pretrain, Rl, Trained
 
 CPU_ROWS = 16  # of a forward pass, where the knob leaves it open
 
 
 @contextmanager
-def process_group(stage: "Trained") -> Iterator[World]:
+def process_group(stage: "ModelStage") -> Iterator[World]:
     """The processes of the stage, on the device that its knobs say; left again by all of them together.
 
     After an error of one of several they are not: leaving is collective, and the others wait for that one elsewhere.
@@ -87,6 +87,7 @@ class Trainer:
         *,
         tokens_per_step: int | None = None,
         evaluate: Callable[[int], Numbers] | None = None,
+        also_every: int = 0,
     ) -> Numbers:
         """Trains to the end of the schedule with the stage's execution knobs; raises as `training.loop.fit` does."""
         return fit(
@@ -102,6 +103,7 @@ class Trainer:
             tokens_per_step=tokens_per_step or self.total_batch_size,
             checkpoint_every=self.stage.checkpoint_every,
             eval_every=self.stage.eval_every,
+            also_every=also_every,
             evaluate=evaluate,
             compile=self.stage.compile,
             log_every=self.stage.log_every,

@@ -104,6 +104,7 @@ def fit(
     tokens_per_step: int,
     checkpoint_every: int = 0,
     eval_every: int = 0,
+    also_every: int = 0,
     evaluate: Callable[[int], Numbers] | None = None,
     compile: bool = False,
     log_every: int = 10,
@@ -111,8 +112,8 @@ def fit(
     """Trains from the newest checkpoint in `checkpoints`, or from the model as it is, up to `num_steps` updates.
 
     `inputs` says of what data the checkpoints are: those of other inputs are refused. `tokens_per_step` counts all
-    ranks and is only for the clock. `evaluate(step)` is called on every rank, at step 0,
-    every `eval_every` steps and at the end; its numbers are logged. Returns the last logged numbers, with seconds of
+    ranks and is only for the clock. `evaluate(step)` is called on every rank, at step 0, every `eval_every` and
+    `also_every` steps and at the end; its numbers are logged. Returns the last logged numbers, with seconds of
     training.
 
     Raises:
@@ -123,7 +124,7 @@ def fit(
     loss_of = loss_function(model, compile)
     with stop_signals() as stop, reproducible_sums(world.device):
         run.resume()
-        if evaluate and (run.step == 0 or due(run.step, eval_every, num_steps)):
+        if evaluate and (run.step == 0 or due(run.step, eval_every, num_steps) or due(run.step, also_every, num_steps)):
             run.note(evaluate(run.step))
         run.clock.go_on()
         while run.step < num_steps:
@@ -140,7 +141,7 @@ def fit(
                 run.save()
             if stopping and run.step < num_steps:
                 raise Interrupted(f"stopped after step {run.step} of {num_steps} and saved: start it again to go on")
-            if evaluate and due(run.step, eval_every, num_steps):
+            if evaluate and (due(run.step, eval_every, num_steps) or due(run.step, also_every, num_steps)):
                 run.note(evaluate(run.step))
             run.clock.go_on()
     return run.final()

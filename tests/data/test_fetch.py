@@ -28,7 +28,7 @@ def site():
 
 def get(site, path, attempts=4, timeout=5.0, waits=None):
     sleep = (lambda seconds: None) if waits is None else waits.append
-    return fetch(site.url, path, timeout=timeout, attempts=attempts, sleep=sleep)
+    return fetch(site.url, path, timeout=timeout, attempts=attempts, knob="a.knob", sleep=sleep)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_date_alone_lets_a_file_be_continued(site, tmp_path):
 
 def test_another_process_continues_what_one_has_begun(site, tmp_path):
     site.faults = ["cut", "cut"]
-    with pytest.raises(ConnectionError, match=r"gave up after 2 attempts .*: 150000 of 200000 bytes came"):
+    with pytest.raises(ConnectionError, match=r"gave up after 2 attempts \(a\.knob\): 150000 of 200000 bytes came"):
         get(site, tmp_path / "file", attempts=2)
     assert not (tmp_path / "file").exists()
     get(site, tmp_path / "file", attempts=1)

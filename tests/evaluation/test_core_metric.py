@@ -10,12 +10,11 @@ import torch
 
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.evaluation import core_metric
-from nanochat.evaluation.core_bundle import META, NUM_TASKS, CoreTask, load_examples, load_tasks, prompts
+from nanochat.evaluation.core_bundle import INDEX, CoreTask, load_examples, load_tasks, prompts
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
-from tests.paths import SHARED
+from nanochat.training.distributed import World
 
-BUNDLE = SHARED / "data" / "core"
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 CHOICE = CoreTask("choice", Path("choice.jsonl"), "multiple_choice", 2, "\nAnswer: ", 0.25)
 SCHEMA = CoreTask("schema", Path("schema.jsonl"), "schema", 1, " ", 0.5)
@@ -50,23 +49,17 @@ def examples(kind: str, count: int) -> list[dict]:
     return made
 
 
-def bundle_of(folder: Path, *tasks: CoreTask, count: int = 12) -> str:
+def artifact_of(folder: Path, *tasks: CoreTask, count: int = 12) -> Path:
+    """What core_data writes."""
     for task in tasks:
         lines = [json.dumps(example) for example in examples(task.kind, count)]
         (folder / task.path).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    meta = [
-        {
-            "label": task.label,
-            "file": task.path.name,
-            "icl_task_type": task.kind,
-            "num_fewshot": [task.shots],
-            "continuation_delimiter": task.delimiter,
-            "random_baseline": task.baseline * 100,
-        }
+    listed = [
+        {**dataclasses.asdict(task), "file": task.path.name, "path": None, "baseline": task.baseline * 100}
         for task in tasks
     ]
-    (folder / META).write_text(json.dumps(meta), encoding="utf-8")
-    return str(folder)
+    (folder / INDEX).write_text(json.dumps({"tasks": listed, "files": {}}), encoding="utf-8")
+    return folder
 
 
 @torch.no_grad()
@@ -78,7 +71,7 @@ def one_at_a_time(model: GPT, task: CoreTask, data: list[dict], index: int) -> b
     if task.kind == "language_modeling":
         start, row = len(rows[0]), rows[1]
         cut = max(len(row) - context, 0)
-        row, start = row[cut:], start - cut
+        row, start = row[:1] + row[1 + cut :], start - cut
         said = model(torch.tensor([row]))[0].argmax(-1).tolist()
         return said[start - 1 : -1] == row[start:]
     columns = list(zip(*(row if task.kind == "multiple_choice" else row[::-1] for row in rows), strict=False))
@@ -87,7 +80,7 @@ def one_at_a_time(model: GPT, task: CoreTask, data: list[dict], index: int) -> b
     for row in rows:
         start = same if task.kind == "multiple_choice" else len(row) - same
         cut = max(len(row) - context, 0)
-        kept = torch.tensor([row[cut:]])
+        kept = torch.tensor([row[:1] + row[1 + cut :]])
         losses = model.token_losses(kept[:, :-1], kept[:, 1:])[0]
         means.append(losses[max(start - cut, 1) - 1 :].mean().item())
     return means.index(min(means)) == data[index]["gold"]
@@ -105,6 +98,25 @@ def test_batched_answers_equal_those_of_a_slow_twin(task, context, smear):
         assert (score.correct, score.n) == (sum(expected), len(expected))
     questions = [asked(task, data, index, context) for index in range(len(data))]
     assert core_metric.answer(model, questions) == expected
+
+
+@pytest.mark.parametrize("task", [CHOICE, SCHEMA, LANGUAGE], ids=lambda task: task.kind)
+def test_ranks_ask_every_example_once_and_answer_as_one_does(task):
+    model, data = random_model(), examples(task.kind, 20)
+    texts = [prompts(task, data, index) for index in range(len(data))]
+    golds = [example.get("gold", 0) for example in data]
+    seen: list[int] = []
+
+    def answers(world: World) -> list[bool]:
+        return core_metric.verdicts(model, BYTES, task.kind, texts, golds, 1000, seen.append, world)
+
+    alone = answers(World())
+    assert 0 < sum(alone) < len(alone)
+    for size in (2, 3, 25):  # more ranks than examples too
+        seen.clear()
+        shares = [answers(World(rank, size)) for rank in range(size)]  # no process group: each has only its own
+        assert list(map(sum, zip(*shares, strict=True))) == alone
+        assert max(seen) == len(data)
 
 
 def asked(task: CoreTask, data: list[dict], index: int, context: int) -> core_metric.Question:
@@ -137,6 +149,17 @@ def test_scored_tokens_are_the_tail_the_common_end_and_the_continuation():
     assert core_metric.question("language_modeling", [[9, 1], [9, 1, 2, 3]], 0, 100).spans == ((2, 4),)
 
 
+def test_a_prompt_beyond_the_context_keeps_its_beginning_and_its_end():
+    cut = core_metric.question("multiple_choice", [[9, 1, 2, 3, 4, 5], [9, 1, 2, 3, 6, 7, 8]], 0, 5)
+    assert cut.rows == ((9, 2, 3, 4, 5), (9, 3, 6, 7, 8))
+    assert cut.spans == ((3, 5), (2, 5))
+    assert cut.shared == 1  # <|bos|>; nothing else is at the same place
+    assert core_metric.question("language_modeling", [[9, 1, 2, 3], [9, 1, 2, 3, 4]], 0, 4).rows == ((9, 2, 3, 4),)
+    longer_than_all = core_metric.question("schema", [[9, 1, 7, 8, 5, 6], [9, 2, 7, 8, 5, 6]], 0, 4)
+    assert longer_than_all.rows == ((9, 8, 5, 6), (9, 8, 5, 6))
+    assert longer_than_all.spans == ((1, 4), (1, 4))
+
+
 def test_an_option_that_begins_another_is_still_scored():
     inner = core_metric.question("multiple_choice", [[9, 1, 2], [9, 1, 2, 3]], 0, 100)
     assert inner.spans == ((2, 3), (2, 4))
@@ -155,7 +178,7 @@ def test_a_batch_keeps_to_its_tokens_and_every_question_is_asked_once():
 
 
 def test_a_limit_takes_the_first_of_the_reference_shuffle(tmp_path):
-    (task,) = load_tasks(bundle_of(tmp_path, LANGUAGE), "all")
+    (task,) = load_tasks(artifact_of(tmp_path, LANGUAGE))
     order = examples("language_modeling", 12)
     random.Random(1337).shuffle(order)
     assert load_examples(task, 5) == order[:5]
@@ -164,41 +187,26 @@ def test_a_limit_takes_the_first_of_the_reference_shuffle(tmp_path):
     assert score.n == 1
 
 
-def test_tasks_are_chosen_by_label(tmp_path):
-    bundle = bundle_of(tmp_path, CHOICE, SCHEMA, LANGUAGE)
-    choice, schema, language = (
-        dataclasses.replace(task, path=tmp_path / task.path) for task in (CHOICE, SCHEMA, LANGUAGE)
-    )
-    assert load_tasks(bundle, "all") == [choice, schema, language]
-    assert load_tasks(bundle, "language, choice") == [choice, language]
-    assert load_tasks("", " ") == []
-    with pytest.raises(ValueError, match=r"unknown CORE task 'choices': did you mean 'choice'\?"):
-        load_tasks(bundle, "choices")
+def test_the_tasks_of_an_artifact_come_in_their_order(tmp_path):
+    tasks = [dataclasses.replace(task, path=tmp_path / task.path) for task in (CHOICE, SCHEMA, LANGUAGE)]
+    assert load_tasks(artifact_of(tmp_path, CHOICE, SCHEMA, LANGUAGE)) == tasks
 
 
-@pytest.mark.parametrize("bundle", ["", "nowhere"])
-def test_tasks_without_a_bundle_are_refused(bundle):
-    with pytest.raises(
-        ValueError, match=rf"core_data = '{bundle}': there is no core_meta\.json, and .*; give the folder"
-    ):
-        load_tasks(bundle, "all")
+@pytest.mark.parametrize("content", [None, "{}", '{"tasks": 3}', '{"tasks": [{"label": "a"}]}'])
+def test_what_is_no_artifact_of_core_data_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / INDEX).write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"is no artifact of core_data \(core\.json: .*make it again"):
+        load_tasks(tmp_path)
 
 
-def test_a_broken_bundle_is_refused(tmp_path):
-    bundle = bundle_of(tmp_path, CHOICE, LANGUAGE, count=2)
-    choice, language = load_tasks(bundle, "all")
-    with pytest.raises(ValueError, match="2 examples are too few for 2 shots"):
+def test_too_few_rows_for_the_shots_and_a_row_that_lacks_something_are_refused(tmp_path):
+    choice, language = load_tasks(artifact_of(tmp_path, CHOICE, LANGUAGE, count=2))
+    with pytest.raises(ValueError, match="2 examples are too few for 2 shots; leave 'choice' out"):
         load_examples(choice, 10)
     language.path.write_text('{"context": "a", "continuation": "b"}\n{"context": "a"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="line 2: no continuation, which a language_modeling task needs"):
         load_examples(language, 10)
-    language.path.unlink()
-    with pytest.raises(ValueError, match=r"language\.jsonl is missing; complete the bundle or leave 'language' out"):
-        load_tasks(bundle, "all")
-    meta = tmp_path / META
-    meta.write_text(meta.read_text(encoding="utf-8").replace("language_modeling", "language_model"), encoding="utf-8")
-    with pytest.raises(ValueError, match="unknown task type 'language_model': did you mean 'language_modeling'"):
-        load_tasks(bundle, "all")
 
 
 def test_the_digest_changes_with_the_questions():
@@ -208,18 +216,8 @@ def test_the_digest_changes_with_the_questions():
     assert ask(data) != ask([*data[:5], {**data[5], "continuation": "another"}])
 
 
-@pytest.mark.skipif(not BUNDLE.is_dir(), reason="the CORE bundle is not at hand")
-def test_every_task_of_the_bundle_can_be_asked():
-    model = random_model(128)
-    tasks = load_tasks(str(BUNDLE), "all")
-    assert len(tasks) == NUM_TASKS
-    for task in (task for task in tasks if task.path.stat().st_size < 1_000_000):
-        score, _ = core_metric.ask_task(model, BYTES, task, load_examples(task, 4), 4, 8 * 128)
-        assert score.n == 4
-
-
 def test_a_line_separator_within_a_text_is_a_part_of_it(tmp_path):
-    (task,) = load_tasks(bundle_of(tmp_path, LANGUAGE), "all")
+    (task,) = load_tasks(artifact_of(tmp_path, LANGUAGE))
     rows = [{"context": f"a{cut}é", "continuation": "c"} for cut in ("\u2028", "\u2029", "\x85")]
     task.path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     assert sorted(map(str, load_examples(task, 10))) == sorted(map(str, rows))

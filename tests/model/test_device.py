@@ -29,6 +29,7 @@ from nanochat.stages.rl import run as rl
 from nanochat.stages.sft import run as sft
 from nanochat.training.optim import OptimSettings
 from nanochat.workflow.stage import StageContext
+from tests import published_core
 
 CPU = torch.device("cpu")
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
@@ -81,7 +82,7 @@ def place(tmp_path):
         (parts[-1] / "stats.json").write_text(json.dumps({"rows": 9, "bytes": 9 * CONTEXT}), encoding="utf-8")
     (tmp_path / "out").mkdir()
     inputs = dict.fromkeys(("tokenizer", "pretrain", "midtrain", "sft", "rl"), model_dir)
-    inputs |= {"tokenize": rows, "task_data": tmp_path}
+    inputs |= {"tokenize": rows, "task_data": tmp_path, "core_data": published_core.artifact(tmp_path / "core")}
     pack([([BYTES.bos, 65, 66], [0, 1, 1])] * 200, CONTEXT, BYTES.vocab_size, BYTES.bos).save(tmp_path)
     data = {"tokenize": tuple(parts), "midtrain_data": (tmp_path, tmp_path), "sft_data": (tmp_path, tmp_path)}
     return StageContext(inputs, data, tmp_path / "out", tmp_path / "work", Metrics(tmp_path / "metrics"))

@@ -1,7 +1,9 @@
-"""Scores of the base model: the same whatever the batch, and what is not at hand is refused."""
+"""Scores of the base model: the same whatever the batch and the number of ranks."""
 
-import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,16 @@ import torch
 from nanochat.artifacts.metrics import FILE, Metrics, read
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.evaluation import scores
-from nanochat.evaluation.core_bundle import META
 from nanochat.evaluation.scores import TaskScore
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import save_model
 from nanochat.pipeline import BaseEval
 from nanochat.stages.base_eval import run as base_eval
+from nanochat.workflow.launch import FOREIGN
 from nanochat.workflow.stage import StageContext
+from tests import published_core
+from tests.paths import ROOT
 
 BYTES = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 CONTEXT = 64
@@ -50,29 +54,16 @@ def save_rows(folder: Path, count: int) -> tuple[Path, Path]:
     return whole, part
 
 
-def save_bundle(folder: Path) -> Path:
-    folder.mkdir()
-    lines = [{"query": f"{n} and {n} make", "choices": [str(2 * n), str(n), "a"], "gold": 0} for n in range(8)]
-    (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    lines = [{"context": "a b c d e", "continuation": "f"}] * 3
-    (folder / "letters.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    common = {"num_fewshot": [1], "continuation_delimiter": " ", "random_baseline": 33.0}
-    meta = [
-        {"label": "sums", "file": "sums.jsonl", "icl_task_type": "multiple_choice", **common},
-        {"label": "letters", "file": "letters.jsonl", "icl_task_type": "language_modeling", **common},
-    ]
-    (folder / META).write_text(json.dumps(meta), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def place(tmp_path):
+@pytest.fixture(params=["sums, letters"])
+def place(tmp_path, request):
     whole, part = save_rows(tmp_path, 7)
     inputs = {"pretrain": save_base_model(tmp_path / "model"), "tokenize": whole}
+    inputs["core_data"] = published_core.artifact(tmp_path / "core", request.param)
     (tmp_path / "out").mkdir()
     return StageContext(inputs, {"tokenize": (part,)}, tmp_path / "out", tmp_path / "work", Metrics(tmp_path / FILE))
 
 
+@pytest.mark.parametrize("place", [""], indirect=True)
 def test_without_core_tasks_there_are_bits_per_byte_and_samples(place):
     numbers = base_eval(STAGE, place)
     assert set(numbers) == {"bits_per_byte"}
@@ -84,8 +75,8 @@ def test_without_core_tasks_there_are_bits_per_byte_and_samples(place):
     assert "The quick brown fox" in samples  # the held-out text
 
 
-def test_the_numbers_and_the_digest_do_not_depend_on_the_batch(place, tmp_path):
-    stage = STAGE.replaced(core="all", core_data=str(save_bundle(tmp_path / "bundle")), core_max_per_task=6)
+def test_the_numbers_and_the_digest_do_not_depend_on_the_batch(place):
+    stage = STAGE.replaced(core_max_per_task=6)
     first = base_eval(stage, place)
     one = scores.read(place.out)
     assert first["core_tasks"] == 2
@@ -109,13 +100,26 @@ def test_bits_per_byte_are_of_the_named_number_of_rows(place):
     assert base_eval(STAGE.replaced(eval_rows=1), place) != all_rows
 
 
-def test_core_tasks_that_are_not_at_hand_are_refused_before_the_model_is_read(place, tmp_path):
-    nowhere = dataclasses.replace(place, inputs={})
-    with pytest.raises(ValueError, match=r"base_eval\.core_data = '': there is no core_meta\.json"):
-        base_eval(STAGE.replaced(core="all"), nowhere)
-    bundle = save_bundle(tmp_path / "bundle")
-    with pytest.raises(ValueError, match="unknown CORE task 'hellaswag'"):
-        base_eval(STAGE.replaced(core="sums, hellaswag", core_data=str(bundle)), nowhere)
+def test_two_ranks_return_what_one_does_and_one_of_them_writes(place):
+    stage = STAGE.replaced(core_max_per_task=6)
+    expected = base_eval(stage, place)
+    files = {path.name: path.read_bytes() for path in place.out.iterdir()}
+    work = place.out.parent / "ranks"
+    (work / "out").mkdir(parents=True)
+    spec = {"stage": "base_eval", "knobs": stage.values("identity") | stage.values("execution"), "part": None}
+    spec |= {"inputs": {name: str(path) for name, path in place.inputs.items()}, "work": str(work), "gather": False}
+    spec |= {"parts": {name: list(map(str, some)) for name, some in place.input_parts.items()}, "addresses": {}}
+    (work / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+    command = [sys.executable, "-m", "nanochat", "ranks", "2", str(work / "spec.json"), "--logs", str(work / "logs")]
+    environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    subprocess.run(command, cwd=ROOT, env=environment | {"OMP_NUM_THREADS": "1"}, check=True, timeout=120)
+    numbers = json.loads((work / "result.json").read_text(encoding="utf-8"))["numbers"]
+    assert numbers == pytest.approx(expected, rel=1e-6)
+    assert {name: numbers[name] for name in ("core", "core_tasks")} == {n: expected[n] for n in ("core", "core_tasks")}
+    made = {path.name: path.read_bytes() for path in (work / "out").iterdir()}
+    assert made["samples.md"] == files["samples.md"]
+    one, two = (json.loads(some["scores.json"]) for some in (files, made))
+    assert {**two, "metrics": None} == {**one, "metrics": None}
 
 
 def test_centering_puts_chance_at_zero_and_all_correct_at_one():

@@ -2,16 +2,26 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from nanochat.artifacts import metrics
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.evaluation.core_bundle import load as load_core
+from nanochat.evaluation.core_metric import ask_task
+from nanochat.evaluation.scores import mean_centered
+from nanochat.inference.load import load
 from nanochat.model.gpt import GPT, GPTConfig
 from nanochat.pipeline import Pretrain
 from nanochat.scaling import RATES, derive
 from nanochat.stages.pretrain import INITIAL, schedule, settings
 from nanochat.training.distributed import World
 from nanochat.training.optim import AdamWBucket, OptimSettings, build_optimizer
+from tests import published_core
 from tests.paths import ROOT
+from tests.training import small_pretrain
+from tests.training.small_pretrain import pretrained as small_pretrained
 
 TABLE = (ROOT / "docs" / "hyperparameters.md").read_text(encoding="utf-8")
 NOT_A_NUMBER_OF_OURS = {"moments", "form of the matrices", "clipping of gradients"}
@@ -78,6 +88,25 @@ def of_family(architecture: str) -> dict[str, object]:
         "up_proj, times the other matrices'": initial.up_proj,
         "gate_max": initial.gate_max,
     }
+
+
+def test_looks_at_core_are_logged_and_change_nothing_else(tmp_path: Path) -> None:
+    core, byte_tokens = (
+        published_core.artifact(tmp_path / "core"),
+        Tokenizer(tuple(bytes([byte]) for byte in range(256))),
+    )
+    byte_tokens.save(small_pretrain.place(tmp_path, "without")["tokenizer"] / "tokenizer.json")
+    without = small_pretrained(tmp_path, "without", num_steps=6, eval_every=4)
+    looking = small_pretrained(tmp_path, "looking", num_steps=6, eval_every=4, core_every=2, core_source=str(core))
+    lines = list(metrics.read(tmp_path / "looking" / "metrics.jsonl"))
+    assert [line["step"] for line in lines if "core" in line] == [2, 4, 6]
+    assert [line["step"] for line in lines if "val_bpb" in line] == [0, 4, 6]
+    weights = [(tmp_path / name / "out" / "model.safetensors").read_bytes() for name in ("without", "looking")]
+    assert weights[0] == weights[1]
+    model, tokenizer = load(tmp_path / "looking" / "out", "cpu")
+    scores = [ask_task(model, tokenizer, *each, 100, 1000)[0] for each in load_core(core, 100)]
+    assert looking["core"] == mean_centered(scores)
+    assert "core" not in without
 
 
 @pytest.mark.parametrize("architecture", ["classic", "modern"])
