@@ -45,6 +45,7 @@ def fetch(
     *,
     timeout: float,
     attempts: int,
+    knob: str = "download.retries",
     progress: Progress = lambda done, total: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
@@ -52,6 +53,7 @@ def fetch(
 
     Args:
         timeout: seconds without a byte after which an attempt is given up.
+        knob: what a person who is told that all attempts failed could change.
         progress: called with bytes done and in total (0: unknown).
 
     Raises:
@@ -81,7 +83,7 @@ def fetch(
             asked, cause = 0.0, error
         if attempt + 1 < attempts:
             sleep(max(asked, min(LONGEST_WAIT, 2.0**attempt) * random.uniform(0.5, 1.5)))
-    tried = f"gave up after {attempts} attempts (download.retries)"
+    tried = f"gave up after {attempts} attempts ({knob})"
     raise ConnectionError(f"{shown}: {tried}: {redacted(str(cause))}") from cause
 
 
