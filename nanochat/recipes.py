@@ -166,7 +166,7 @@ def _real(
         WordCounts(max_chars=2_000_000_000 // num_shards),
         Tokenizer(vocab_size=vocab_size),
         Tokenize(packing="stream" if classic else "best_fit"),
-        TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval"),
+        TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval", words="english"),
         Pretrain(depth=depth, architecture=architecture, eval_every=250, **ranks, **rows),
         BaseEval(eval_rows=10_240),  # with the CORE bundle at hand: base_eval.core=all base_eval.core_data=FOLDER
         Midtrain(
