@@ -170,7 +170,8 @@ def _real(
         Pretrain(depth=depth, architecture=architecture, eval_every=250, **ranks, **rows),
         BaseEval(eval_rows=10_240),  # with the CORE bundle at hand: base_eval.core=all base_eval.core_data=FOLDER
         Midtrain(
-            mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity:2000, spelling:200000, counting:80000",
+            mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity_conversations:2000, spelling:200000, "
+            "letter_counting:80000",
             warmdown_ratio=0.2,
             **ranks,
             **rows,
@@ -179,7 +180,7 @@ def _real(
         ChatEvalMid(**asked),
         Sft(
             mixture="arc_easy:2300, arc_challenge:1100, gsm8k:8000, smoltalk:10000, "
-            "identity:1000, spelling:300, counting:300",
+            "identity_conversations:1000, spelling:300, letter_counting:300",
             total_batch_size=16_384,  # about 32 conversations a step, as in the reference
             lr_frac=0.02,
             warmdown_ratio=1.0,

@@ -50,6 +50,7 @@ def test_what_can_be_carried_out_is_not_refused(looked_at, fetched):
         ("rl.task=mmlu", "rl.task names 'mmlu', which is multiple_choice: .* take one of arithmetic, .*gsm8k"),
         ("rl.task=humaneval", "rl.task names 'humaneval', which has no train split: take one of arithmetic"),
         ("rl.task=smoltalk", "rl.task names 'smoltalk', which has no right answers: take one of"),
+        ("rl.task=identity_conversations", "rl.task names 'identity_conversations', which has no right answers"),
         ("chat_eval_sft.tasks=smoltalk", "chat_eval_sft.tasks names 'smoltalk', which has no right answers: take one"),
     ],
 )
