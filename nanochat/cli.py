@@ -1,7 +1,8 @@
 """`python -m nanochat`: the pipeline without an orchestrator, on a machine with nothing but torch.
 
 `plan`, `explain`, `run` (the plain loop), `knobs`, `chat`, `identity`, `readme`; `stage` and `ranks` are how both
-runners start a stage's process. The console script `nanochat` (flows/cli.py) has the same verbs and what needs the services.
+runners start a stage's process. The console script `nanochat` (flows/cli.py) has the same verbs and what needs the
+services.
 """
 
 from __future__ import annotations
