@@ -1,7 +1,8 @@
 """`python -m nanochat`: the pipeline without an orchestrator, on a machine with nothing but torch.
 
-`plan`, `explain`, `run` (the plain loop), `knobs`, `chat`, `readme`; `stage` and `ranks` are how both runners start
-a stage's process. The console script `nanochat` (flows/cli.py) has the same verbs and what needs the services.
+`plan`, `explain`, `run` (the plain loop), `knobs`, `chat`, `identity`, `readme`; `stage` and `ranks` are how both
+runners start a stage's process. The console script `nanochat` (flows/cli.py) has the same verbs and what needs the
+services.
 """
 
 from __future__ import annotations
@@ -201,6 +202,26 @@ def command_probe(args: argparse.Namespace, open_store: OpenStore) -> int:
     return 0
 
 
+def command_identity(args: argparse.Namespace, open_store: OpenStore) -> int:
+    """Lets a model that the user names write conversations about the identity of ours."""
+    from nanochat.data import chat_endpoint, identity_prompts, identity_writer
+
+    if args.count < 1:
+        raise ValueError(f"--count {args.count}: ask for at least one conversation")
+    about = identity_prompts.ABOUT if args.about is None else args.about.read_text(encoding="utf-8").strip()
+    if not about:
+        raise ValueError(f"--about {args.about}: is empty: describe the assistant in it, or leave the option out")
+    endpoint = chat_endpoint.Endpoint(args.endpoint, args.model, environment.text(chat_endpoint.KEY))
+
+    def told(written: identity_writer.Written) -> None:
+        left_out = f"{written.duplicates} duplicates and {written.unusable} unusable answers left out"
+        print(f"{written.lines} of {args.count} conversations; {left_out}", flush=True)
+
+    written = identity_writer.write(endpoint.ask, args.out, args.count, about=about, seed=args.seed, told=told)
+    print(f"{args.out}: {written.lines} conversations, {written.found} of them were there")
+    return 0
+
+
 def command_stage(args: argparse.Namespace, open_store: OpenStore) -> int:
     """The inside of a stage's process."""
     from nanochat.stages.process import run_spec
@@ -251,7 +272,19 @@ def add_commands(commands: Any) -> None:
     made = commands.add_parser("probe", help="how fast this machine multiplies matrices, measured for a second")
     made.add_argument("--json", action="store_true")
     made.set_defaults(command=command_probe)
+    _add_identity(commands)
     _add_processes(commands)
+
+
+def _add_identity(commands: Any) -> None:
+    made = commands.add_parser("identity", help="let a large model write conversations about who the model is")
+    made.add_argument("--endpoint", required=True, metavar="URL", help="of OpenAI's kind; OPENAI_API_KEY is its key")
+    made.add_argument("--model", required=True, help="as the endpoint calls it")
+    made.add_argument("--count", type=int, default=1000, help="conversations in the file at the end (1000)")
+    made.add_argument("--out", type=folder, required=True, metavar="FILE", help="JSON lines; what is there is kept")
+    made.add_argument("--about", type=folder, metavar="FILE", help="text that describes the assistant, instead of ours")
+    made.add_argument("--seed", type=int, default=1, help="of topics, personas and opening lines")
+    made.set_defaults(command=command_identity)
 
 
 def _add_processes(commands: Any) -> None:

@@ -98,6 +98,13 @@ class TaskData(Stage, makes=("index.json",)):
     )
     revision: str = identity("", "hand-bumped when the same names stand for other data")
     source: str = execution("", "folder with JSON lines (TASK_SPLIT.jsonl); empty: Hugging Face `datasets`")
+    words: Literal["embedded", "english"] = identity(
+        "embedded", "words to spell and to count letters in; english: a list of 370,000 words, fetched"
+    )
+    words_source: str = execution(
+        "https://raw.githubusercontent.com/dwyl/english-words/refs/heads/master/words_alpha.txt",
+        "URL or file of one word a line",
+    )
 
     def label(self) -> str:
         return self.tasks.replace(" ", "").replace(",", "-") or "generated"

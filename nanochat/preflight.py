@@ -31,6 +31,7 @@ from nanochat.tasks import TASKS
 from nanochat.tasks.mixture import OWN, parse_mixture
 from nanochat.tasks.published import named
 from nanochat.tasks.task import Task, comma_separated
+from nanochat.tasks.word_file import local_file
 from nanochat.workflow.plan import Step
 from nanochat.workflow.runner import Job, find
 from nanochat.workflow.stage import Stage
@@ -111,6 +112,8 @@ def _check_tasks(stages: Stages, every: Stages) -> None:
     data = every.get("task_data")
     if isinstance(making := stages.get("task_data"), TaskData):
         named(making.tasks, making.source)
+        if making.words == "english":
+            local_file(making.words_source)
     fetched = comma_separated(data.tasks) if isinstance(data, TaskData) else []
     for stage in stages.values():
         if isinstance(stage, ChatData):

@@ -175,18 +175,19 @@ def _real(
         WordCounts(max_chars=2_000_000_000 // num_shards),
         Tokenizer(vocab_size=vocab_size),
         Tokenize(packing="stream" if classic else "best_fit"),
-        TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval"),
+        TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval", words="english"),
         CoreData(tasks="all"),
         Pretrain(depth=depth, architecture=architecture, eval_every=250, **ranks, **rows),
         BaseEval(eval_rows=10_240, **ranks),
         MidtrainData(
-            mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity:2000, spelling:200000, counting:80000"
+            mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity_conversations:2000, spelling:200000, "
+            "letter_counting:80000"
         ),
         Midtrain(warmdown_ratio=0.2, **ranks, **rows, eval_every=150),
         ChatEvalMid(**asked),
         SftData(
             mixture="arc_easy:2300, arc_challenge:1100, gsm8k:8000, smoltalk:10000, "
-            "identity:1000, spelling:300, counting:300"
+            "identity_conversations:1000, spelling:300, letter_counting:300"
         ),
         Sft(
             total_batch_size=16_384,  # about 32 conversations a step, as in the reference

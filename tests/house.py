@@ -43,7 +43,8 @@ ROOMS = {
         "workflow",
     },
     "cli": {
-        "artifacts", "estimate", "inference", "pipeline", "preflight", "probe", "readme", "recipes", "stages", "workflow",
+        "artifacts", "data", "estimate", "inference", "pipeline", "preflight", "probe", "readme", "recipes", "stages",
+        "workflow",
     },
     "__main__": {"cli"},
     "pyfunc": {"inference"},

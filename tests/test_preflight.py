@@ -38,6 +38,8 @@ def test_what_can_be_carried_out_is_not_refused(looked_at, fetched):
     looked_at()
     looked_at(*fetched, "rl.task=gsm8k", "chat_eval_rl.tasks=arithmetic, mmlu, humaneval")
     looked_at("register.metric=arithmetic")
+    looked_at("task_data.words=english")
+    looked_at("task_data.words_source=nowhere")  # which nobody asks for
     looked_at("register.metric=arithmetic_tool_call_share")
 
 
@@ -47,6 +49,7 @@ def test_what_can_be_carried_out_is_not_refused(looked_at, fetched):
         ("rl.task=mmlu", "rl.task names 'mmlu', which is multiple_choice: .* take one of arithmetic, .*gsm8k"),
         ("rl.task=humaneval", "rl.task names 'humaneval', which has no train split: take one of arithmetic"),
         ("rl.task=smoltalk", "rl.task names 'smoltalk', which has no right answers: take one of"),
+        ("rl.task=identity_conversations", "rl.task names 'identity_conversations', which has no right answers"),
         ("chat_eval_sft.tasks=smoltalk", "chat_eval_sft.tasks names 'smoltalk', which has no right answers: take one"),
     ],
 )
@@ -88,6 +91,14 @@ def test_a_batch_that_is_no_whole_rows_on_every_rank_is_refused(looked_at, setti
         (["task_data.tasks=gsm8"], "task_data.tasks: unknown task with data 'gsm8': did you mean 'gsm8k'"),
         (["task_data.tasks=arithmetic"], "task_data.tasks names 'arithmetic', which needs no data: take it out"),
         (["task_data.source=nowhere"], "task_data.source = 'nowhere': is not a folder; give one with"),
+        (
+            ["task_data.words=english", "task_data.words_source=nowhere"],
+            "task_data.words_source = 'nowhere': there is no",
+        ),
+        (
+            ["task_data.words=english", "task_data.words_source=s3://a/b"],
+            "task_data.words_source = 's3://a/b': there is no",
+        ),
     ],
 )
 def test_data_that_cannot_be_fetched_is_refused(looked_at, settings, said):

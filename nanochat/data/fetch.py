@@ -53,7 +53,7 @@ def fetch(
 
     Args:
         timeout: seconds without a byte after which an attempt is given up.
-        knob: the name of `attempts` for whoever can change it.
+        knob: the name of `attempts`, or what else a person who is told that all of them failed could change.
         progress: called with bytes done and in total (0: unknown).
 
     Raises:
@@ -77,9 +77,9 @@ def fetch(
             elif error.code < 500 and error.code not in TRANSIENT:
                 refusal = f"the server refuses: {error.code} {error.reason}; {_remedy(url, error)}"
                 raise ValueError(f"{shown}: {refusal}") from error
-            asked, cause = _asked_wait(error, shown), error
+            asked, cause = asked_wait(error, shown), error
         except (OSError, http.client.HTTPException, Truncated) as error:
-            _raise_what_stays(error, shown)
+            raise_what_stays(error, shown)
             asked, cause = 0.0, error
         if attempt + 1 < attempts:
             sleep(max(asked, min(LONGEST_WAIT, 2.0**attempt) * random.uniform(0.5, 1.5)))
@@ -87,8 +87,13 @@ def fetch(
     raise ConnectionError(f"{shown}: {tried}: {redacted(str(cause))}") from cause
 
 
-def _raise_what_stays(error: Exception, shown: str) -> None:
-    """Raises what the next attempt would meet again: all but troubles of the network."""
+def raise_what_stays(error: Exception, shown: str) -> None:
+    """Raises what the next attempt would meet again: all but troubles of the network.
+
+    Raises:
+        ValueError: an untrusted certificate, a proxy that refuses, an address that is none.
+        OSError: what is wrong on this machine.
+    """
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
         remedy = "set SSL_CERT_FILE to a bundle of certificates that knows it"
@@ -111,7 +116,7 @@ def _remedy(url: str, error: urllib.error.HTTPError) -> str:
     return "check the address"
 
 
-def _asked_wait(error: urllib.error.HTTPError, shown: str) -> float:
+def asked_wait(error: urllib.error.HTTPError, shown: str) -> float:
     """Seconds that the server asks to be left alone. ConnectionError: longer than anybody sits by."""
     asked = web.retry_after(error.headers.get("Retry-After"))
     if asked > LONGEST_ASKED:

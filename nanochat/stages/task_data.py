@@ -1,10 +1,10 @@
-"""Fetches the data of the real chat tasks once, checks it and writes it in each task's own form.
+"""Fetches the data of the real chat tasks once, checks it and writes it in each task's own form; and the list of words.
 
-From a folder of JSON lines, or from Hugging Face `datasets`. Promises: `<task>_<split>.jsonl` holds only rows that
-the task can read; a row that it cannot is named by file and line; what was fetched is written down with count and
-sha256; training and test rows come from splits that the publishers keep apart, and a training row whose question is
-also tested, in whatever task, is left out and counted. No stage with a model fetches anything. The forms are documented
-at the tasks (`normalise`).
+From a folder of JSON lines, or from Hugging Face `datasets`; the words from an address or a file. Promises:
+`<task>_<split>.jsonl` holds only rows that the task can read; a row that it cannot, and a word that is none, is named
+by file and line; what was fetched is written down with count and sha256; training and test rows come from splits that
+the publishers keep apart, and a training row whose question is also tested, in whatever task, is left out and counted.
+No stage with a model fetches anything. The forms are documented at the tasks (`normalise`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanochat.artifacts.files import sha256_of
 from nanochat.data import json_lines
+from nanochat.data.fetch import fetch
+from nanochat.redaction import redacted
+from nanochat.tasks import word_file
 from nanochat.tasks.from_file import FromFile, Origin
 from nanochat.tasks.published import ORIGINS, Origins, file_of, named
 from nanochat.tasks.task import TASKS
@@ -26,13 +30,15 @@ if TYPE_CHECKING:
 
 Rows = Iterator[tuple[str, Any]]  # with where they stand
 PROGRESS_EVERY = 10_000
+TIMEOUT, ATTEMPTS = 60.0, 5  # of the list of words: seconds without a byte, and how often it is asked for
 
 
 def run(stage: TaskData, ctx: StageContext, origins: Origins = ORIGINS) -> dict[str, float]:
-    """Writes `<task>_<split>.jsonl` for every named task, and index.json; returns the number of rows in all.
+    """Writes `<task>_<split>.jsonl` for every named task, words.txt, and index.json; returns rows and words in all.
 
     Raises:
-        ValueError: as `named`, a missing or empty file, a row that the task cannot read.
+        ValueError: as `named`, a missing or empty file, a row that the task cannot read, a list that is none of words.
+        ConnectionError: the words could not be fetched.
     """
     names = named(stage.tasks, stage.source, origins)
     index: dict[str, Any] = {}
@@ -47,8 +53,24 @@ def run(stage: TaskData, ctx: StageContext, origins: Origins = ORIGINS) -> dict[
             index[path.name] = _write(task, path, rows, ctx, tested if split == "train" else set())
             if split == "test":
                 tested |= _tested(path)
-    (ctx.out / "index.json").write_text(json.dumps({"tasks": names, "files": index}, indent=1) + "\n", encoding="utf-8")
-    return {"rows": float(sum(entry["rows"] for entry in index.values()))}
+    numbers = {"rows": float(sum(entry["rows"] for entry in index.values()))}
+    about: dict[str, Any] = {"tasks": names, "files": index}
+    if stage.words == "english":
+        about["words"] = _words(stage.words_source, ctx)
+        numbers["words"] = float(about["words"]["count"])
+    (ctx.out / "index.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return numbers
+
+
+def _words(source: str, ctx: StageContext) -> dict[str, Any]:
+    """Writes words.txt; returns where the list is from, its digest as it came, and how many words of it are kept."""
+    path, where = word_file.local_file(source), redacted(source)
+    if path is None:
+        path = ctx.work / word_file.FILE
+        fetch(source, path, timeout=TIMEOUT, attempts=ATTEMPTS, knob=word_file.KNOB)
+    words = word_file.read(path, where)
+    (ctx.out / word_file.FILE).write_text("\n".join(words) + "\n", encoding="ascii")
+    return {"source": where, "count": len(words), "sha256": sha256_of(path)}
 
 
 def _published(origin: Origin) -> Rows:

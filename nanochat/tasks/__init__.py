@@ -14,6 +14,8 @@ from nanochat.tasks import (  # noqa: F401
     gsm8k,
     humaneval,
     identity,
+    identity_conversations,
+    letter_counting,
     mmlu,
     smoltalk,
     spelling,

@@ -4,10 +4,12 @@ The running count makes each step one that a small model can take. Held-out prob
 Standard library only.
 """
 
+import random
+from pathlib import Path
 from typing import Any
 
 from nanochat.tasks.answers import last_number
-from nanochat.tasks.task import Task, dialogue
+from nanochat.tasks.task import Split, Task, dialogue
 from nanochat.tasks.words import words
 
 ASKED = (0.15, 0.35, 0.5)  # any letter (mostly absent), one of the word's, one of those it has most often
@@ -28,8 +30,12 @@ class Counting(Task):
     name = "counting"
     baseline = 0.49  # of always answering 1
 
+    def __init__(self, split: Split, data_dir: Path | None = None) -> None:
+        super().__init__(split, data_dir)
+        self.known = words(split, data_dir)
+
     def __len__(self) -> int:
-        return 200_000 if self.split == "train" else 2 * len(words("test"))
+        return 200_000 if self.split == "train" else 2 * len(self.known)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         word, letter = self.problem(index)
@@ -40,15 +46,19 @@ class Counting(Task):
         """The word and the letter of problem `index`."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        known = words(self.split)
-        word, dice = known[index % len(known)], self.dice(index)
-        most = max(map(word.count, word))
-        among = dice.choices((LETTERS, word, [one for one in word if word.count(one) == most]), ASKED)[0]
-        return word, dice.choice(among)
+        word = self.known[index % len(self.known)]
+        return word, letter_of(word, self.dice(index))
 
     def correct(self, index: int, completion: str) -> bool:
         word, letter = self.problem(index)
         return last_number(completion) == word.count(letter)
+
+
+def letter_of(word: str, dice: random.Random) -> str:
+    """A letter to ask for."""
+    most = max(map(word.count, word))
+    among = dice.choices((LETTERS, word, [one for one in word if word.count(one) == most]), ASKED)[0]
+    return dice.choice(among)
 
 
 def counted(word: str, letter: str) -> str:

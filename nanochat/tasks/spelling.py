@@ -2,14 +2,16 @@
 
 A model sees words in pieces of several letters, so it has to learn the letters of every piece. Letters are separated by
 spaces, which makes each one token. Training covers every word that is not held out, and fragments of them, so that a
-piece is met in many surroundings. Not here: the words (nanochat/tasks/words.py). Standard library only.
+piece is met in many surroundings. Not here: the words (nanochat/tasks/words.py), of which there are a hundred times as
+many where `task_data` has fetched a list. Standard library only.
 """
 
 import re
 import unicodedata
+from pathlib import Path
 from typing import Any
 
-from nanochat.tasks.task import Task, dialogue
+from nanochat.tasks.task import Split, Task, dialogue
 from nanochat.tasks.words import words
 
 FRAGMENT_SHARE = 0.2
@@ -32,8 +34,12 @@ class Spelling(Task):
     name = "spelling"
     baseline = 0.0
 
+    def __init__(self, split: Split, data_dir: Path | None = None) -> None:
+        super().__init__(split, data_dir)
+        self.known, self.held = words(split, data_dir), frozenset(words("test", data_dir))
+
     def __len__(self) -> int:
-        return 200_000 if self.split == "train" else len(words("test"))
+        return 200_000 if self.split == "train" else len(self.known)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         word = self.word(index)
@@ -43,15 +49,14 @@ class Spelling(Task):
         """The word of problem `index`: all of them in turn, so that each is spelled equally often."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        known = words(self.split)
-        word = known[index % len(known)]
+        word = self.known[index % len(self.known)]
         dice = self.dice(index)
         if self.split == "test" or dice.random() >= FRAGMENT_SHARE or len(word) < 4:
             return word
         length = dice.randrange(3, len(word))
         start = dice.randrange(len(word) - length + 1)
         fragment = word[start : start + length]
-        return word if fragment in words("test") else fragment
+        return word if fragment in self.held else fragment
 
     def correct(self, index: int, completion: str) -> bool:
         return letters_of(completion, self.word(index)) == list(self.word(index))

@@ -2,15 +2,24 @@
 
 First those that many packages use in their documentation, the most frequent first, then everyday words. The commonest
 are single tokens of any vocabulary, which a model can only spell if it was shown how, so none of them is held out: the
-held-out words are made of pieces that occur in other words. Standard library only.
+held-out words are made of pieces that occur in other words. Where `task_data` has fetched a longer list, its words
+come between these. Promises: a word of this list is in the same split with and without the other; which word is held
+out depends on the word alone. Standard library only.
 """
 
+import random
 from functools import cache
+from itertools import chain, cycle, islice
+from pathlib import Path
 
 from nanochat.tasks.task import Split, held_out, in_random_order
+from nanochat.tasks.word_file import fetched
 
 NUM_COMMON = 1200  # never held out
 TEST_SHARE = 0.2
+FETCHED_TEST_SHARE = 0.01  # of the words that only the fetched list has: some 2,000 of 370,000 are enough to ask
+EMBEDDED_EVERY = 5  # of the training words, where there are fetched ones
+SHUFFLE_SEED = 1337
 
 
 _LIST = """
@@ -286,10 +295,37 @@ sympathy temperature tragedy tremendous typewriter unhappy wheelbarrow whirlpool
 WORDS = tuple(_LIST.split())
 
 
+def words(split: Split, data_dir: Path | None = None) -> tuple[str, ...]:
+    """The words of a split, with those of the list in `data_dir` where there is one; held-out ones have 5 to 9 letters.
+
+    Of training words with a list, every fifth is an embedded one, in turn and so again and again: they are what people
+    ask for. Fetched words come in no order. So the first few are a fair sample of what a mixture gets to.
+    """
+    path = fetched(data_dir)
+    return _embedded(split) if path is None else _with_fetched(path)[split]
+
+
 @cache
-def words(split: Split) -> tuple[str, ...]:
-    """The words of a split; held-out ones have five to nine letters."""
-    held = {word for word in WORDS[NUM_COMMON:] if 5 <= len(word) <= 9 and held_out(f"word {word}", TEST_SHARE)}
+def _embedded(split: Split) -> tuple[str, ...]:
+    held = {word for word in WORDS[NUM_COMMON:] if _held_out(word, TEST_SHARE)}
     if split == "test":
         return tuple(in_random_order(held))
     return tuple(word for word in WORDS if word not in held)
+
+
+@cache
+def _with_fetched(path: Path) -> dict[Split, tuple[str, ...]]:
+    """Both splits; 370,000 words take less than half a second."""
+    known = set(WORDS)
+    more = [word for word in path.read_text(encoding="ascii").split() if word not in known]
+    held = {word for word in more if _held_out(word, FETCHED_TEST_SHARE)}
+    train = [word for word in more if word not in held]
+    random.Random(SHUFFLE_SEED).shuffle(train)
+    common, rest = cycle(in_random_order(_embedded("train"))), iter(train)
+    groups = iter(lambda: tuple(islice(rest, EMBEDDED_EVERY - 1)), ())
+    mixed = chain.from_iterable((next(common), *group) for group in groups)
+    return {"train": tuple(mixed), "test": tuple(in_random_order([*_embedded("test"), *held]))}
+
+
+def _held_out(word: str, share: float) -> bool:
+    return 5 <= len(word) <= 9 and held_out(f"word {word}", share)

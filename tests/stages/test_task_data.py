@@ -12,7 +12,9 @@ from nanochat.stages.task_data import run as fetch
 from nanochat.tasks import make
 from nanochat.tasks.from_file import Origin
 from nanochat.tasks.published import ORIGINS
+from nanochat.tasks.words import words
 from nanochat.workflow.stage import StageContext
+from tests.broken_server import broken_server
 from tests.paths import SHARED
 
 DATA = SHARED / "data"
@@ -20,6 +22,7 @@ DATA = SHARED / "data"
 
 def place_in(folder: Path) -> StageContext:
     (folder / "out").mkdir(exist_ok=True)
+    (folder / "work").mkdir(exist_ok=True)
     return StageContext({}, {}, folder / "out", folder / "work", Metrics(folder / "metrics.jsonl"))
 
 
@@ -156,6 +159,73 @@ def test_every_task_with_data_is_a_task_and_tests_on_what_is_called_test():
         assert all(origin.split == split for split, origin in splits.items())
         with pytest.raises(ValueError, match="is missing"):
             make(name, "test", Path("nowhere"))
+
+
+def many_words(count=1500):
+    """Different words of five letters, one a line."""
+    letters = "abcdefghij"
+    return ["".join(letters[number // 10**place % 10] for place in range(5)) for number in range(count)]
+
+
+def listed(words, end="\n"):
+    return "".join(word + end for word in words).encode()
+
+
+def test_words_come_from_a_file_whatever_ends_its_lines(tmp_path):
+    known, source = many_words(), tmp_path / "list"
+    source.write_bytes(b"\xef\xbb\xbf" + listed(["a", *known, "", known[0], "x" * 21], "\r\n"))
+    place = place_in(tmp_path)
+    for uri in (str(source), f"file://{source}"):
+        assert fetch(TaskData(words="english", words_source=uri), place) == {"rows": 0.0, "words": 1500.0}
+        assert (place.out / "words.txt").read_bytes() == listed(known)
+        about = json.loads((place.out / "index.json").read_text(encoding="utf-8"))["words"]
+        assert about == {"source": uri, "count": 1500, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
+    assert set(known) <= {*words("train", place.out), *words("test", place.out)}
+
+
+def test_words_are_fetched_through_a_connection_that_breaks(tmp_path, monkeypatch):
+    monkeypatch.setattr("nanochat.data.fetch.LONGEST_WAIT", 0.0)
+    known, place = many_words(60_000), place_in(tmp_path)
+    with broken_server() as site:
+        site.body, site.faults = listed(known), ["500", "reset", "cut"]
+        url = site.url.replace("//", "//me:secret@")
+        assert fetch(TaskData(words="english", words_source=url), place)["words"] == 60_000.0
+        assert [bool(asked["range"]) for asked in site.seen] == [False, False, False, True]
+        assert "secret" not in (place.out / "index.json").read_text(encoding="utf-8")
+        site.faults = ["500"] * 5
+        with pytest.raises(ConnectionError, match=r"gave up after 5 attempts \(task_data\.words_source\)"):
+            fetch(TaskData(words="english", words_source=site.url), place)
+        site.faults = ["404"]
+        with pytest.raises(ValueError, match="the server refuses: 404"):
+            fetch(TaskData(words="english", words_source=site.url), place)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (listed([*many_words(), "two words"]), "list, line 1501: 'two words' is no word: task_data.words_source needs"),
+        (listed(["Apple", *many_words()]), "list, line 1: 'Apple' is no word"),
+        (b"<html>\n", "list, line 1: '<html>'"),
+        ("naïve\n".encode(), "list, line 1: 'naïve'"),
+        (b"\xff\n", "list, line 1: "),
+        (listed(many_words(999)), "list: 999 words of 3 to 20 letters are too few: .* at least 1,000; or set"),
+        (b"", "list: 0 words"),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_of_words_is_refused_by_line(tmp_path, content, said):
+    (tmp_path / "list").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        fetch(TaskData(words="english", words_source=str(tmp_path / "list")), place_in(tmp_path))
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
+def test_the_published_words_are_read(tmp_path):
+    place = place_in(tmp_path)
+    stage = TaskData(words="english", words_source=str(DATA / "words_alpha.txt"))
+    assert fetch(stage, place)["words"] > 369_000
+    assert len(words("train", place.out)) > 365_000
+    assert 2000 < len(words("test", place.out)) < 3000
+    assert make("spelling", "train", place.out).known == words("train", place.out)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")

@@ -13,7 +13,7 @@ from nanochat.tasks.spelling import spelled
 from nanochat.tasks.task import Task
 from nanochat.tasks.words import NUM_COMMON, WORDS, words
 
-GENERATED = ("identity", "chitchat", "arithmetic", "spelling", "counting")
+GENERATED = ("identity", "chitchat", "arithmetic", "spelling", "counting", "letter_counting")
 SAMPLE = 3000
 
 
@@ -68,9 +68,10 @@ def test_there_is_an_end(name):
 
 @pytest.mark.parametrize("name", GENERATED)
 def test_conversations_are_short(name):
-    """Even where every byte is a token; decoding and RL are cheap."""
+    """Even where every byte is a token; decoding and RL are cheap, and what the real recipes add fits into any row."""
+    most = 360 if name == "letter_counting" else 140
     letters = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
-    assert max(len(render(letters, one["messages"])[0]) for one in make(name, "test")) <= 140
+    assert max(len(render(letters, one["messages"])[0]) for one in make(name, "test")) <= most
 
 
 def test_the_mirror_image_of_a_sum_is_in_the_same_split():

@@ -1,0 +1,151 @@
+"""Words that were fetched: no split of the embedded ones changes, what is held out stays out, and the small recipe has its own."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from nanochat.data.chat_template import render
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.inference.tool_calls import ToolCalls
+from nanochat.recipes import TINY_MIDTRAIN, TINY_SFT
+from nanochat.tasks import make
+from nanochat.tasks.mixture import Mixture, parse_mixture
+from nanochat.tasks.task import held_out
+from nanochat.tasks.words import FETCHED_TEST_SHARE, NUM_COMMON, WORDS, words
+from tests.paths import SHARED
+
+LETTERS = "abcdefghijklmnop"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """As the stage leaves it: thousands of made up words of six letters, and embedded ones among them."""
+    path = tmp_path_factory.mktemp("task_data")
+    made = ["".join(LETTERS[number >> 4 * place & 15] for place in range(5)) + "z" for number in range(0, 2**20, 50)]
+    (path / "words.txt").write_text("\n".join([*made, *WORDS[::2]]) + "\n", encoding="ascii")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("mixture", "split", "digest"),
+    [
+        (TINY_MIDTRAIN, "train", "a940c3be7e43e8d08fe03b710018b0d97575cfe26a652f4fd5c0f6bae5409a65"),
+        (TINY_MIDTRAIN, "test", "81339483e2685800aee61f05a2f156a6bf8b5f3867f6a271c68132154e75e132"),
+        (TINY_SFT, "train", "340acb33e4199609c0daabe7d1e1808171d2695b455ebeedac9239adb7da1f20"),
+        (TINY_SFT, "test", "1706afa34eb6b1635d9ded55951c71c8e4bf048f1c55490ca576e3beaf20a44b"),
+    ],
+)
+def test_the_small_recipe_reads_the_conversations_it_always_read(tmp_path, mixture, split, digest):
+    """Its models were measured on these; `tmp_path` is what task_data leaves there: no list of words."""
+    sha = hashlib.sha256()
+    for conversation in Mixture(parse_mixture(mixture), split, tmp_path, 1):
+        sha.update(json.dumps(conversation).encode())
+    assert sha.hexdigest() == digest
+
+
+def test_embedded_words_keep_their_split_and_every_word_is_in_one(folder):
+    train, test = words("train", folder), words("test", folder)
+    assert words("test") == tuple(word for word in test if word in WORDS)
+    assert set(words("train")) == set(train) & set(WORDS)
+    assert set(WORDS[:NUM_COMMON]) <= set(train)
+    assert not set(train) & set(test)
+    assert {*train, *test} == {*WORDS, *(folder / "words.txt").read_text(encoding="ascii").split()}
+    assert len(set(test)) == len(test)
+
+
+def test_every_fifth_training_word_is_one_that_people_use(folder):
+    """So that 200,000 rows of a list of 370,000 words still spell each of these often."""
+    train = words("train", folder)
+    common = train[::5]
+    assert set(common[: len(words("train"))]) == set(words("train"))
+    assert not set(WORDS).intersection(train) - set(common)
+    rest = [word for place, word in enumerate(train) if place % 5]
+    assert len(set(rest)) == len(rest)
+
+
+def test_a_fetched_word_is_held_out_by_its_digest_alone(folder):
+    more = {*words("train", folder), *words("test", folder)} - set(WORDS)
+    wanted = {word for word in more if held_out(f"word {word}", FETCHED_TEST_SHARE)}
+    assert wanted == set(words("test", folder)) - set(WORDS)
+    assert 0.5 < len(wanted) / len(more) / FETCHED_TEST_SHARE < 1.5
+
+
+def test_fetched_words_come_in_no_order(folder):
+    first = [word[4] for word in words("train", folder)[:500] if word not in WORDS]  # sorted by it in the file
+    assert min(map(first.count, LETTERS)) > 5
+
+
+@pytest.mark.parametrize("name", ["spelling", "counting", "letter_counting"])
+def test_tasks_take_the_fetched_words_and_train_on_none_that_is_held_out(folder, name):
+    train, test = make(name, "train", folder), make(name, "test", folder)
+    word = train.word if name == "spelling" else lambda index: train.problem(index)[0]
+    met = {word(index) for index in range(30_000)}
+    assert not met & set(words("test", folder))
+    whole = 0.78 if name == "spelling" else 1.0  # of a word in five it asks for a fragment
+    assert len(met & set(words("train", folder))) >= whole * len(set(words("train", folder)))
+    assert {conversation["messages"][0]["content"] for conversation in test}.isdisjoint(
+        train[index]["messages"][0]["content"] for index in range(0, 30_000, 10)
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_letter_is_counted_by_hand_and_by_the_tool_to_one_number(folder, split):
+    task = make("letter_counting", split, folder)
+    counts = []
+    for index in range(2000 if split == "train" else len(task)):
+        word, letter = task.problem(index)
+        by_hand, call, output, result = task[index]["messages"][1]["content"]
+        assert [part["type"] for part in (by_hand, call, output, result)] == ["text", "python", "python_output", "text"]
+        count = sum(one == letter for one in word)
+        assert call["text"] == f"'{word}'.count('{letter}')"
+        assert output["text"] == str(count)
+        assert f" {count}. " in by_hand["text"]
+        assert result["text"].endswith(f"\n\n#### {count}")
+        counts.append(count)
+        asked = task[index]["messages"][0]["content"].lower()
+        assert word in asked
+        assert task.correct(index, f"#### {count}")
+        assert not task.correct(index, f"#### {count + 1}")
+        assert not task.correct(index, f"<|python_start|>1<|python_end|><|output_start|>{count}<|output_end|>")
+
+
+def test_letters_are_asked_for_in_many_words(folder):
+    task = make("letter_counting", "train", folder)
+    asked = [task[index]["messages"][0]["content"] for index in range(3000)]
+    forms = {text.lower().replace(task.problem(index)[0], "WORD") for index, text in enumerate(asked)}
+    assert len(set(asked)) > 2900
+    assert len(forms) > 1000
+    assert any("¿" in text for text in asked)
+    assert any(text.endswith("?") for text in asked)
+    assert not all(text.endswith("?") for text in asked)
+
+
+def test_the_engine_answers_a_call_as_the_reference_does(folder):
+    """Token after token through what the engine asks: from the end of a call on, it forces just what the reference has."""
+    letters = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
+    begin, end = letters.special("<|output_start|>"), letters.special("<|output_end|>")
+    task = make("letter_counting", "test", folder)
+    for index in range(0, len(task), 7):
+        ids, mask = render(letters, task[index]["messages"])
+        calls, forced = ToolCalls(letters, 1), []
+        answer = ids.index(letters.special("<|assistant_start|>")) + 1
+        said = np.array([ids[answer:]])
+        for column in range(said.shape[1]):
+            token = said[:, column].copy()
+            was = calls.force(token)
+            assert token[0] == said[0, column]
+            forced.append(bool(was[0]))
+            calls.watch(said, ~was, column)
+        first, last = ids.index(begin) - answer, ids.index(end) - answer
+        assert [column for column, was in enumerate(forced) if was] == list(range(first, last + 1))
+        assert not any(mask[answer + first : answer + last + 1])
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "words_alpha.txt").is_file(), reason="the shared data is not at hand")
+def test_guessing_the_likeliest_count_of_real_words_is_about_the_baseline(tmp_path):
+    (tmp_path / "words.txt").write_bytes((SHARED / "data" / "words_alpha.txt").read_bytes())
+    task = make("letter_counting", "test", tmp_path)
+    counts = [word.count(letter) for word, letter in map(task.problem, range(len(task)))]
+    assert abs(max(map(counts.count, set(counts))) / len(counts) - task.baseline) < 0.08
