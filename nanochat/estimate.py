@@ -13,8 +13,8 @@ from typing import Any
 
 from nanochat import scaling
 from nanochat.errors import unknown
-from nanochat.gpus import DOLLARS_AN_HOUR, MEMORY_BYTES, PEAK_FLOPS
-from nanochat.memory import peak_memory, rows_that_fit
+from nanochat.model.gpus import DOLLARS_AN_HOUR, MEMORY_BYTES, PEAK_FLOPS
+from nanochat.model.memory import peak_memory, rows_that_fit
 from nanochat.pipeline import Chat, Pretrain, Rl, Tokenize, Tokenizer
 from nanochat.redaction import bare
 from nanochat.scaling import Hyperparameters, Rates

@@ -20,7 +20,7 @@ ONE_FILE = {"boto3": "flows/store.py", "botocore": "flows/store.py", "mlflow": "
 
 # A room of nanochat/, or a file on top of it, and the rooms and files that it may import; type-only imports count, and
 # everyone may import GROUND. This table is the house: docs/architecture.md draws it.
-GROUND = {"errors", "locations", "redaction", "environment", "gpus"}
+GROUND = {"errors", "locations", "redaction", "environment"}
 ROOMS = {
     "artifacts": set(),
     "tools": set(),
@@ -31,10 +31,11 @@ ROOMS = {
     "training": {"artifacts", "model"},
     "inference": {"data", "model", "tools"},
     "evaluation": {"artifacts", "data", "inference", "model", "tasks", "training"},
-    "pipeline": {"data", "tasks", "workflow"},
+    "shared_knobs": {"data", "tasks", "workflow"},
+    "pipeline": {"data", "shared_knobs", "workflow"},
     "recipes": {"pipeline", "workflow"},
     "scaling": {"model", "pipeline"},
-    "estimate": {"pipeline", "scaling", "training", "workflow"},
+    "estimate": {"model", "pipeline", "scaling", "training", "workflow"},
     "preflight": {"artifacts", "data", "evaluation", "pipeline", "scaling", "tasks", "tools", "workflow"},
     "probe": {"model", "pipeline", "scaling", "workflow"},
     "readme": {"pipeline", "recipes"},

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from nanochat.gpus import MEMORY_BYTES
-from nanochat.memory import USABLE, peak_memory, rows_that_fit
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.gpus import MEMORY_BYTES
+from nanochat.model.memory import USABLE, peak_memory, rows_that_fit
 from nanochat.stages.pretrain import OPTIMIZER
 from nanochat.training import memory as counted
 from nanochat.training.optim import OptimSettings

@@ -21,13 +21,10 @@ Row = dict[str, Any]
 
 def read(path: Path | zipfile.Path) -> Iterator[tuple[str, Row]]:
     """The objects of a file, each with where it stands: `FILE, line N`."""
-    for where, value in read_values(path):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where}: needs an object, found {type(value).__name__}")
-        yield where, value
+    return ((where, _object(value, where)) for where, value in read_values(path))
 
 
-def read_values(path: Path) -> Iterator[tuple[str, Any]]:
+def read_values(path: Path | zipfile.Path) -> Iterator[tuple[str, Any]]:
     """The values of a file, whatever they are, each with where it stands."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -35,6 +32,17 @@ def read_values(path: Path) -> Iterator[tuple[str, Any]]:
             if content.strip():
                 where = f"{path}, line {number}"
                 yield where, parsed(content, where)
+
+
+def parsed_object(content: bytes, where: str) -> Row:
+    """The object that a line spells."""
+    return _object(parsed(content, where), where)
+
+
+def _object(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: needs an object, found {type(value).__name__}")
+    return value
 
 
 def parsed(content: bytes, where: str) -> Any:

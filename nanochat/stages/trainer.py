@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nanochat.errors import Interrupted
-from nanochat.memory import rows_that_fit
 from nanochat.model.device import compute_dtype
 from nanochat.model.gpt import GPT, GPTConfig, InitScales
+from nanochat.model.memory import rows_that_fit
 from nanochat.model.weights import load_model, save_model
 from nanochat.scaling import Hyperparameters, lr_scale, rows_per_step
 from nanochat.training.distributed import World, barrier, start, stop

@@ -14,9 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._dynamo.backends.common import aot_autograd
-from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,6 +28,10 @@ from nanochat.training.optim import OptimSettings, build_optimizer
 
 def kept_for_backward(config: GPTConfig, rows: int, checkpoint_activations: bool = False, loss_chunk: int = 0) -> int:
     """Bytes that the compiled bf16 loss of `rows` rows keeps for its backward pass, bf16 copies of weights included."""
+    from torch._dynamo.backends.common import aot_autograd  # the compiler's, which set up loggers and threads
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+    from torch._inductor.decomposition import select_decomp_table
+
     kept: list[int] = []
 
     def forward(gm: GraphModule, example_inputs: Any) -> Any:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from nanochat.artifacts.metrics import Metrics
-from nanochat.gpus import peak_flops
 from nanochat.model.gpt import GPT
+from nanochat.model.gpus import peak_flops
 from nanochat.training import checkpoint
 from nanochat.training.distributed import World, barrier, broadcast_object
 from nanochat.training.optim import MuonAdamW

@@ -32,9 +32,9 @@ def folder(tmp_path_factory):
     ("mixture", "split", "digest"),
     [
         (TINY_MIDTRAIN, "train", "a940c3be7e43e8d08fe03b710018b0d97575cfe26a652f4fd5c0f6bae5409a65"),
-        (TINY_MIDTRAIN, "test", "81339483e2685800aee61f05a2f156a6bf8b5f3867f6a271c68132154e75e132"),
+        (TINY_MIDTRAIN, "test", "5405a24842899c371a1aefed988c731ac5e983cbd72c74ea80b47888d6fbdb18"),
         (TINY_SFT, "train", "340acb33e4199609c0daabe7d1e1808171d2695b455ebeedac9239adb7da1f20"),
-        (TINY_SFT, "test", "1706afa34eb6b1635d9ded55951c71c8e4bf048f1c55490ca576e3beaf20a44b"),
+        (TINY_SFT, "test", "5405a24842899c371a1aefed988c731ac5e983cbd72c74ea80b47888d6fbdb18"),
     ],
 )
 def test_the_small_recipe_reads_the_conversations_it_always_read(tmp_path, mixture, split, digest):
