@@ -29,8 +29,11 @@ def main(job: dict[str, Any], found: Path) -> None:
         return
     from benchmarks.gpu import measure
 
-    {"machine": measure.machine, "checks": checks, "train": measure.train, "decode": measure.decode,
-     "save": measure.save}[kind](say=say, **job)  # fmt: skip
+    kinds: dict[str, Callable[..., None]] = {
+        "machine": measure.machine, "checks": checks, "train": measure.train, "decode": measure.decode,
+        "save": measure.save,
+    }  # fmt: skip
+    kinds[kind](say=say, **job)
 
 
 def checks(names: list[str], device: str, tiny: bool, say: Say) -> None:

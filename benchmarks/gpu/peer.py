@@ -51,6 +51,8 @@ def peer(path: str, config: dict[str, Any], rows: int, passes: int, device: str,
         return time.perf_counter() - begun
 
     first = step()
+    if here.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(WARM_UP):
         step()
     seconds = statistics.median(step() for _ in range(STEPS))
