@@ -149,6 +149,15 @@ def test_a_job_is_cut_at_its_limit_and_what_it_said_is_kept():
     assert "device='nowhere'" in run(job, limit=60).merged()["error"]
 
 
+def test_without_the_device_asked_for_nothing_else_is_tried(tmp_path, monkeypatch, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "gpu.json")])
+    assert kit.main() == 1
+    assert "take device='cpu'" in capsys.readouterr().out
+    assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["depths"] == []
+
+
 def test_a_peer_that_does_not_work_costs_only_its_line(tmp_path, peer, monkeypatch):
     (tmp_path / "empty").mkdir()
     here = started(tmp_path, peer=tmp_path / "empty")

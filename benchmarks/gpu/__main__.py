@@ -25,6 +25,7 @@ from benchmarks.gpu.processes import run
 
 DEPTHS = (12, 20, 4, 26)  # in the order of importance
 CHECKS_SHARE = 0.45  # of the budget at the most
+ITEM_SHARE = 0.4  # for one measurement, so that one that hangs leaves time for others
 LEAST_SECONDS = 15.0  # nothing is begun with less: torch alone takes some
 
 
@@ -42,6 +43,10 @@ class Kit:
     def left(self) -> float:
         """Seconds of the budget."""
         return self.options.budget - (time.monotonic() - self.begun)
+
+    def limit(self) -> float:
+        """Seconds for the next measurement."""
+        return min(self.left(), ITEM_SHARE * self.options.budget)
 
     def tell(self, said: str) -> None:
         """A line of progress, and everything found so far to the disk."""
@@ -118,22 +123,22 @@ def measure(kit: Kit, kind: str, depth: int, architecture: str) -> None:
 
 def train(kit: Kit, row: dict[str, Any], depth: int, architecture: str) -> dict[str, Any]:
     """A training step; once more with half the rows where memory ran out."""
-    found = run(kit.job("train", depth=depth, architecture=architecture, rows=0), kit.left()).merged()
-    if "OutOfMemory" in found.get("error", "") and found["rows"] > 1 and kit.left() > LEAST_SECONDS:
+    found = run(kit.job("train", depth=depth, architecture=architecture, rows=0), kit.limit()).merged()
+    if "OutOfMemory" in found.get("error", "") and found.get("rows", 0) > 1 and kit.left() > LEAST_SECONDS:
         row["errors"].append(f"{found['rows']} rows: {found['error']}")
         half = found["rows"] // 2
-        found = run(kit.job("train", depth=depth, architecture=architecture, rows=half), kit.left()).merged()
+        found = run(kit.job("train", depth=depth, architecture=architecture, rows=half), kit.limit()).merged()
     return found
 
 
 def save(kit: Kit, row: dict[str, Any], depth: int, architecture: str) -> dict[str, Any]:
     """A checkpoint."""
-    return run(kit.job("save", depth=depth, architecture=architecture, scratch=kit.scratch), kit.left()).merged()
+    return run(kit.job("save", depth=depth, architecture=architecture, scratch=kit.scratch), kit.limit()).merged()
 
 
 def decode(kit: Kit, row: dict[str, Any], depth: int, architecture: str) -> dict[str, Any]:
     """Answers."""
-    return run(kit.job("decode", depth=depth, architecture=architecture), kit.left()).merged()
+    return run(kit.job("decode", depth=depth, architecture=architecture), kit.limit()).merged()
 
 
 def peer(kit: Kit, row: dict[str, Any], depth: int, architecture: str) -> dict[str, Any]:
@@ -148,7 +153,7 @@ def peer(kit: Kit, row: dict[str, Any], depth: int, architecture: str) -> dict[s
         "rows": planned.rows, "passes": planned.passes, "device": kit.report["machine"]["device"],
         "compiled": not kit.options.tiny,
     }  # fmt: skip
-    found = run(job, kit.left()).merged()
+    found = run(job, kit.limit()).merged()
     error = found.pop("error", "")
     return ({"peer": found} if found else {}) | ({"error": error} if error else {})
 
@@ -197,7 +202,6 @@ def options() -> argparse.Namespace:
 
 def main() -> int:
     """Run it; 1 where a check failed."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exit ends the child too
     with tempfile.TemporaryDirectory() as scratch:
         kit = Kit(options(), scratch)
         if not machine(kit):
@@ -210,4 +214,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exit ends the child too
     raise SystemExit(main())

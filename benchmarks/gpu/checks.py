@@ -344,7 +344,7 @@ def host_waits(place: Place) -> float:
             step(2)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return float(sum("synchroniz" in str(each.message) for each in seen))
+    return float(sum("called a synchronizing" in str(each.message) for each in seen))
 
 
 EVERY = [(windowed, n) for windowed in (False, True) for n in (4, 2, 1)]

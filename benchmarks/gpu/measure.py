@@ -7,6 +7,7 @@ Promises: what is found is said at once, the most important first. Not here: pro
 """
 
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -210,10 +211,11 @@ def save(depth: int, architecture: str, device: str, tiny: bool, scratch: str, s
     state = TrainState(model, optimizer, Metrics(None), folder, {}, World(device=here), 1, run.tokens)
     say({"save_seconds": seconds_of(state.save, here)})
     say({"save_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())})
+    shutil.rmtree(folder)
 
 
 def decode(depth: int, architecture: str, device: str, tiny: bool, say: Say) -> None:
-    """Tokens per second of greedy answers, one at a time and sixteen together, without the reading of the prompts."""
+    """Tokens per second of greedy answers, one at a time and sixteen together, with the reading of the prompts."""
     here, run = device_of(device), run_of(depth, architecture, 0, tiny)
     vocab_size = run.derived.config.vocab_size
     learned = [bytes([byte]) for byte in range(256)]
@@ -225,5 +227,4 @@ def decode(depth: int, architecture: str, device: str, tiny: bool, say: Say) -> 
     for batch in (1, 16):
         prompts = torch.randint(256, (batch, 16 if tiny else 256)).tolist()
         engine.generate(prompts, count)
-        read, answered = (seconds_of(partial(engine.generate, prompts, most), here) for most in (1, count))
-        say({f"decode_{batch}": batch * (count - 1) / (answered - read)})
+        say({f"decode_{batch}": batch * count / seconds_of(partial(engine.generate, prompts, count), here)})
