@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Say = Callable[[dict[str, Any]], None]
+from benchmarks.gpu.processes import Say
 
 
 def main(job: dict[str, Any], found: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.child import Say
+from benchmarks.gpu.processes import Say
 from nanochat.artifacts.metrics import Metrics
 from nanochat.data.special_tokens import SPECIAL_TOKENS
 from nanochat.data.tokenizer import Tokenizer

@@ -11,17 +11,18 @@ import importlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.gpu.processes import Say
+
 WARM_UP, STEPS = 2, 5
 
 
-def peer(path: str, config: dict[str, Any], rows: int, passes: int, device: str, compiled: bool, say: Callable) -> None:
+def peer(path: str, config: dict[str, Any], rows: int, passes: int, device: str, compiled: bool, say: Say) -> None:
     """Tokens per second of its step. Raises what its code raises, and ImportError where PATH is no such checkout."""
     root = Path(path).resolve()
     sys.path.insert(0, str(root))

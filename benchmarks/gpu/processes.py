@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_SECONDS = 0.2  # between two looks at what the child has said
-Hear = Callable[[dict[str, Any]], None]
+Say = Callable[[dict[str, Any]], None]  # how a measurement tells what it has found, some numbers by name
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Outcome:
         return numbers | ({"error": self.error} if self.error else {})
 
 
-def run(job: dict[str, Any], limit: float, hear: Hear | None = None) -> Outcome:
+def run(job: dict[str, Any], limit: float, hear: Say | None = None) -> Outcome:
     """The job in a process of its own, for at most `limit` seconds; `hear` is called with what it says, as it does."""
     with tempfile.TemporaryDirectory() as folder:
         found, heard = Path(folder) / "found", Path(folder) / "heard"
@@ -58,7 +58,7 @@ def run(job: dict[str, Any], limit: float, hear: Hear | None = None) -> Outcome:
     return Outcome(said, _error(code, limit, lines))
 
 
-def _listen(found: Path, said: list[dict[str, Any]], hear: Hear | None) -> None:
+def _listen(found: Path, said: list[dict[str, Any]], hear: Say | None) -> None:
     """Adds what is new; the last line of a killed process may be torn, and does not count."""
     text = found.read_text(encoding="utf-8")
     for line in text[: text.rfind("\n") + 1].splitlines()[len(said) :]:
