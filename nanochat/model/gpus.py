@@ -8,6 +8,8 @@ from __future__ import annotations
 # Dense bf16 peak in FLOP/s, by a part of the name the driver gives (NVIDIA's data sheets).
 PEAK_FLOPS = {
     "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H800": 989e12,
     "GH200": 989e12,

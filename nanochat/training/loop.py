@@ -46,9 +46,12 @@ class Batch:
     normalizer: float
 
     def to(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The tensors, on a device."""
-        inputs, targets = self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True)
-        return inputs, targets, None if self.weights is None else self.weights.to(device, non_blocking=True)
+        """The tensors, on a device; on their way to a GPU through pinned memory, so that the host need not wait."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+        return moved(self.inputs), moved(self.targets), None if self.weights is None else moved(self.weights)
 
 
 class Source(Protocol):
@@ -171,7 +174,7 @@ def accumulate_gradients(
         loss = loss_of(*batch.to(world.device)) / batch.normalizer
         total += loss.detach()
         if batch is batches[-1]:
-            arriving = HostCopy(all_reduce_sum(torch.stack([total, total.new_tensor(float(stop.is_set()))])))
+            arriving = HostCopy(all_reduce_sum(torch.stack([total, total.new_full((), float(stop.is_set()))])))
         loss.backward()
     mean, wishes = arriving.values()
     return mean, wishes > 0

@@ -325,6 +325,7 @@ def test_the_compiled_loss_is_the_eager_one_without_graph_breaks(backend, config
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # the compiler's advice depends on the card
 def test_on_cuda_the_compiled_loss_has_the_gradients_of_the_cpu():
     config = GPTConfig.modern(3, 512, sequence_len=1024, width=128, head_dim=64, n_kv_head=1)
     model, tokens = shaken(config), some_tokens(config, 2, 1024)

@@ -1,0 +1,1 @@
+"""Proof and measurement on a GPU, in minutes: `python -m benchmarks.gpu`; see `__main__.py`."""
