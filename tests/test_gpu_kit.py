@@ -9,12 +9,12 @@ import sys
 
 import pytest
 import torch
+from nanochat.gpus import peak_flops
 
 from benchmarks.gpu import __main__ as kit
 from benchmarks.gpu import checks, table
 from benchmarks.gpu.measure import run_of
 from benchmarks.gpu.processes import run
-from nanochat.gpus import peak_flops
 from nanochat.model import attention
 from tests.paths import ROOT
 
