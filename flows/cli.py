@@ -23,11 +23,11 @@ from typing import Any
 from flows import loopback, server, service_log, tracking_uri
 from flows.settings import Settings
 from flows.settings import read as read_settings
-from nanochat import probe
 from nanochat.artifacts.store import FileStore, Store
 from nanochat.cli import add_commands, add_run, forced, home_option, planned, run_command
 from nanochat.locations import folder_of, is_bucket
-from nanochat.preflight import preflight
+from nanochat.planning import probe
+from nanochat.planning.preflight import preflight
 from nanochat.recipes import apply, stages_of
 from nanochat.redaction import redacted
 from nanochat.workflow import launch

@@ -25,7 +25,7 @@ from flows.cancellation import listening
 from flows.form import Knobs, RecipeName, StageName, filled_in, revealed, settings_of
 from flows.run import PipelineRun
 from flows.settings import read as read_settings
-from nanochat.preflight import preflight
+from nanochat.planning.preflight import preflight
 from nanochat.recipes import apply, stages_of
 from nanochat.redaction import redacted
 from nanochat.workflow.launch import StageFailed, Stopped, hanging_up_terminates

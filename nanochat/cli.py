@@ -19,12 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nanochat import environment, estimate, pipeline, recipes
+from nanochat import environment, pipeline, recipes
 from nanochat.artifacts import provenance
 from nanochat.artifacts.store import Damaged, FileStore, Store
 from nanochat.errors import unknown
 from nanochat.locations import folder, folder_of, is_bucket
-from nanochat.preflight import preflight
+from nanochat.planning import estimate
+from nanochat.planning.preflight import preflight
 from nanochat.redaction import redacted
 from nanochat.workflow import explain, launch, runner
 from nanochat.workflow.plan import Step, plan
@@ -195,7 +196,7 @@ def newest_chat_model(store: Store) -> str:
 def command_probe(args: argparse.Namespace, open_store: OpenStore) -> int:
     """How fast this machine multiplies matrices."""
     os.environ.update(launch.bounded_spin(os.environ))  # before torch is loaded
-    from nanochat.probe import matrix_rate
+    from nanochat.planning.probe import matrix_rate
 
     rate = matrix_rate()
     print(json.dumps(dataclasses.asdict(rate)) if args.json else rate)

@@ -35,21 +35,20 @@ ROOMS = {
     "pipeline": {"data", "shared_knobs", "workflow"},
     "recipes": {"pipeline", "workflow"},
     "scaling": {"model", "pipeline"},
-    "estimate": {"model", "pipeline", "scaling", "training", "workflow"},
-    "preflight": {"artifacts", "data", "evaluation", "pipeline", "scaling", "tasks", "tools", "workflow"},
-    "probe": {"model", "pipeline", "scaling", "workflow"},
+    "planning": {
+        "artifacts", "data", "evaluation", "model", "pipeline", "scaling", "tasks", "tools", "training", "workflow",
+    },
     "readme": {"pipeline", "recipes"},
     "stages": {
         "artifacts", "data", "evaluation", "inference", "model", "pipeline", "scaling", "tasks", "tools", "training",
         "workflow",
     },
     "cli": {
-        "artifacts", "data", "estimate", "inference", "pipeline", "preflight", "probe", "readme", "recipes", "stages",
-        "workflow",
+        "artifacts", "data", "inference", "pipeline", "planning", "readme", "recipes", "stages", "workflow",
     },
     "__main__": {"cli"},
     "pyfunc": {"inference"},
-    "flows": {"artifacts", "cli", "data", "pipeline", "preflight", "probe", "recipes", "workflow"},
+    "flows": {"artifacts", "cli", "data", "pipeline", "planning", "recipes", "workflow"},
 }  # fmt: skip
 # Libraries beyond the standard one, by room; a room that is not here has none.
 LIBRARIES = {
@@ -59,7 +58,7 @@ LIBRARIES = {
     "inference": {"torch", "numpy"},
     "evaluation": {"torch", "numpy", "yaml"},
     "stages": {"torch", "numpy", *DATA},
-    "probe": {"torch"},
+    "planning": {"torch"},
 }
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from flows import cli, settings
 from nanochat import cli as library
-from nanochat import estimate
 from nanochat.artifacts.store import FileStore
+from nanochat.planning import estimate
 from tests import toy_corpus
 from tests.paths import ROOT
 

@@ -18,13 +18,13 @@ from threading import Event
 from typing import Any
 
 import torch
+from nanochat.gpus import peak_flops
 from torch import Tensor
 
 from benchmarks.gpu.processes import Say
 from nanochat.artifacts.metrics import Metrics
 from nanochat.data.special_tokens import SPECIAL_TOKENS
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.gpus import peak_flops
 from nanochat.inference.engine import Engine
 from nanochat.model.device import arithmetic, compute_dtype, device_of
 from nanochat.model.gpt import GPT

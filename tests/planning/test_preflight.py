@@ -6,7 +6,7 @@ import pytest
 
 from nanochat import recipes
 from nanochat.artifacts.store import FileStore
-from nanochat.preflight import preflight
+from nanochat.planning.preflight import preflight
 from nanochat.tasks import TASKS
 from nanochat.tasks.task import Task
 from nanochat.workflow.plan import plan

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanochat import estimate
+from nanochat.planning import estimate
 from nanochat.recipes import RECIPES, apply, stages_of
 from nanochat.workflow.plan import plan
 

@@ -1,7 +1,7 @@
 """How fast this machine multiplies matrices, and how long the demo takes on it: measured for a second before it starts.
 
 Promises: nothing depends on what is measured but what is said; torch is imported only to measure. Not here: prices and
-hours of GPUs (nanochat/estimate.py).
+hours of GPUs (nanochat/planning/estimate.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 
-from nanochat import probe
+from nanochat.planning import probe
 from nanochat.recipes import apply, stages_of
 from nanochat.workflow import launch
 from nanochat.workflow.plan import plan

@@ -1,0 +1,1 @@
+"""What is told before work: refusals, prices, minutes."""
