@@ -159,6 +159,8 @@ class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"
     warmup_steps: int = identity(-1, "steps of linear warm-up; -1: 0 / 40, or a tenth of a short run")
     warmdown_ratio: float = identity(-1.0, "share of the steps in which the rates fall; -1: 0.2 / 0.65", at_most=1)
     final_lr_frac: float = identity(-1.0, "the rates at the end, as a fraction; -1: 0 / 0.05", at_most=1)
+    eval_rows: int = execution(64, "validation rows of a look on the way", at_least=1)
+    final_eval_rows: int = execution(512, "validation rows at the end", at_least=1)
     core_every: int = execution(0, "steps between two looks at CORE, at 100 examples a task; 0: never", at_least=0)
     core_source: str = execution("", "folder of a core_data artifact, for core_every")
 
@@ -177,7 +179,7 @@ class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu"
         return f"d{self.depth}"
 
 
-class BaseEval(ModelStage, takes=(Pretrain, Tokenize, CoreData), makes=SCORE_FILES, on="gpu"):
+class BaseEval(ModelStage, takes=(Pretrain, Tokenize, CoreData), makes=SCORE_FILES, on="gpu", version=2):
     """Measures the base model: bits per byte on the pinned shard, CORE on the tasks that were fetched, samples."""
 
     eval_rows: int = identity(4096, "validation rows for bits per byte, or as many as there are", at_least=1)
@@ -219,6 +221,7 @@ class Rl(Trained, takes=(Sft, TaskData), makes=MODEL_FILES, on="gpu"):
     max_new_tokens: int = identity(256, "tokens of a sampled answer", at_least=1)
     temperature: float = identity(1.0, "of the samples", at_least=0.01)
     lr_frac: float = identity(0.05, "learning rates as a fraction of pretraining's", at_least=0)
+    eval_problems: int = execution(64, "problems of the test split asked at each look, or all", at_least=1)
 
     def most_tokens_per_step(self) -> int:
         return self.prompts_per_step * self.samples_per_prompt * self.max_new_tokens

@@ -164,11 +164,12 @@ def _real(
         "num_shards": num_shards,
     }
     asked: dict[str, Any] = {
-        "tasks": "arc_easy, arc_challenge, mmlu, gsm8k, humaneval, spelling",
+        "tasks": "arc_easy, arc_challenge, mmlu, gsm8k, humaneval, letter_counting:256",
         "max_problems": 20_000,
     }
     classic = architecture == "classic"
     ranks: dict[str, Any] = {"num_ranks": num_ranks}
+    look: dict[str, Any] = {"eval_rows": 5_120, "final_eval_rows": 20_480}  # 10.5 and 41.9 million tokens
     rows: dict[str, Any] = {"device_batch_size": device_batch_size}  # what 80 GB hold, by `nanochat plan`
     return [
         Download(**web),
@@ -177,14 +178,14 @@ def _real(
         Tokenize(packing="stream" if classic else "best_fit"),
         TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval", words="english"),
         CoreData(tasks="all"),
-        Pretrain(depth=depth, architecture=architecture, eval_every=250, **ranks, **rows),
-        BaseEval(eval_rows=10_240, **ranks),
+        Pretrain(depth=depth, architecture=architecture, eval_every=250, **look, **ranks, **rows),
+        BaseEval(eval_rows=20_480, **ranks),
         MidtrainData(
             mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity_conversations:2000, spelling:200000, "
             "letter_counting:80000"
         ),
         Midtrain(warmdown_ratio=0.2, **ranks, **rows, eval_every=150),
-        ChatEvalMid(**asked),
+        ChatEvalMid(**asked, **ranks),
         SftData(
             mixture="arc_easy:2300, arc_challenge:1100, gsm8k:8000, smoltalk:10000, "
             "identity_conversations:1000, spelling:300, letter_counting:300"
@@ -197,9 +198,9 @@ def _real(
             device_batch_size=4,
             eval_every=100,
         ),
-        ChatEvalSft(**asked),
-        Rl(task="gsm8k", num_steps=467, **ranks, device_batch_size=8, checkpoint_every=20),
-        ChatEvalRl(**asked),
+        ChatEvalSft(**asked, **ranks),
+        Rl(task="gsm8k", num_steps=467, **ranks, device_batch_size=8, eval_problems=400, checkpoint_every=20),
+        ChatEvalRl(**asked, **ranks),
         Report(),
         Register(),
     ]

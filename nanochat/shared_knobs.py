@@ -10,6 +10,7 @@ from typing import Literal, Self
 from nanochat.data import own_conversations
 from nanochat.locations import folder
 from nanochat.tasks.mixture import own_files, parse_mixture, with_own
+from nanochat.tasks.task import asked_problems
 from nanochat.workflow.stage import Stage, execution, identity
 
 
@@ -75,8 +76,24 @@ class Chat(Trained, abstract=True):
 class ChatEval(ModelStage, abstract=True, work="chat_eval"):
     """What all evaluations of a chat model have in common."""
 
-    tasks: str = identity("", "tasks to ask, comma-separated")
+    tasks: str = identity(
+        "", "tasks to ask, comma-separated; `letter_counting:256`: at most so many problems of that one"
+    )
     max_problems: int = identity(200, "held-out problems of each task, or as many as there are", at_least=1)
     max_new_tokens: int = identity(512, "tokens of an answer", at_least=1)
     temperature: float = identity(0.0, "0: always the likeliest token", at_least=0)
-    device_batch_size: int = execution(64, "conversations decoded together", at_least=1)
+    num_samples: int = identity(1, "answers to each generative problem", at_least=1)
+    top_k: int = identity(0, "draw among so many likeliest tokens; 0: all", at_least=0)
+    device_batch_size: int = execution(
+        64, "answers decoded together on a rank, and at least those to one problem", at_least=1
+    )
+    num_ranks: int = execution(1, "processes, one per GPU", at_least=1)
+
+    def check(self) -> None:
+        asked_problems(self.tasks, f"{self.name}.tasks")
+        for knob, value, off in (("num_samples", self.num_samples, 1), ("top_k", self.top_k, 0)):
+            if value != off and not self.temperature:
+                raise ValueError(
+                    f"{self.name}.{knob} = {value}: at temperature 0 every answer is the likeliest one: set "
+                    f"{self.name}.temperature above 0, or {knob} = {off}"
+                )

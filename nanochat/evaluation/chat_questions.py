@@ -1,7 +1,8 @@
 """Asks a model the problems of a task: generative ones through the engine, multiple choice by the likeliest letter.
 
-Promises: an answer does not depend on the batch; a problem that does not fit the context counts as wrong and is said
-so. Not here: which tasks are asked and what is written down of them (stages/chat_eval.py), verdicts (tasks/).
+Promises: an answer does not depend on the batch, nor on how many ranks share the problems; a problem that does not fit
+the context counts as wrong and is said so. Not here: which tasks are asked and what is written down of them
+(stages/chat_eval.py), verdicts (tasks/).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nanochat.data.tokenizer import Tokenizer
 from nanochat.inference.engine import Engine, pad_right
 from nanochat.model.gpt import GPT
 from nanochat.tasks.task import Task
+from nanochat.training.distributed import World
 
 TOO_LONG = "(the question does not fit the context of the model)"
 
@@ -32,38 +34,72 @@ class Answer:
     finished: bool = True
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How generative problems are answered: `num_samples` answers each; `top_k` 0 draws among all tokens."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    num_samples: int = 1
+    top_k: int = 0
+
+    def as_dict(self) -> dict[str, float]:
+        """What makes an answer beside its question: without what is as it always was, so that digests stay."""
+        content: dict[str, float] = {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
+        content |= {"num_samples": self.num_samples} if self.num_samples != 1 else {}
+        return content | ({"top_k": self.top_k} if self.top_k else {})
+
+
 def ask(
-    engine: Engine, task: Task, count: int, *, batch_size: int, max_new_tokens: int, temperature: float = 0.0
-) -> Iterator[list[Answer]]:
-    """Answers to the first `count` problems, in order, a batch at a time."""
-    for start in range(0, count, batch_size):
-        indices = range(start, min(start + batch_size, count))
+    engine: Engine, task: Task, count: int, *, batch_size: int, decoding: Decoding, world: World | None = None
+) -> Iterator[list[list[Answer]]]:
+    """The answers to each of this rank's problems, a batch at a time: of the first `count` every so-many-th, in order.
+
+    Neighbours go to different ranks, so that long and short problems are spread; nothing waits for another rank.
+    A generative problem has `num_samples` answers, another one.
+    """
+    world = world or World()
+    mine = range(world.rank, count, world.size)
+    together = max(1, batch_size // decoding.num_samples) if task.kind == "generative" else batch_size
+    for start in range(0, len(mine), together):
+        indices = mine[start : start + together]
         prompts = {i: render_prompt(engine.tokenizer, task[i]["messages"][:-1]) for i in indices}
         fitting = {i: prompt for i, prompt in prompts.items() if len(prompt) < engine.model.config.sequence_len}
         if not fitting:
             answers = {}
         elif task.kind == "generative":
-            answers = _generated(engine, task, fitting, max_new_tokens, temperature)
+            answers = _generated(engine, task, fitting, decoding, world)
         else:
             answers = _chosen(engine, task, fitting)
-        yield [answers.get(i, Answer(TOO_LONG, correct=False, finished=False)) for i in indices]
+        samples = decoding.num_samples if task.kind == "generative" else 1
+        yield [answers.get(i, [Answer(TOO_LONG, correct=False, finished=False)] * samples) for i in indices]
 
 
 def _generated(
-    engine: Engine, task: Task, prompts: dict[int, list[int]], max_new_tokens: int, temperature: float
-) -> dict[int, Answer]:
+    engine: Engine, task: Task, prompts: dict[int, list[int]], decoding: Decoding, world: World
+) -> dict[int, list[Answer]]:
     """Sampled answers; a problem's random numbers are its own, whatever it is decoded with."""
-    said = engine.generate(list(prompts.values()), max_new_tokens, temperature, seed=list(prompts))
+    samples = decoding.num_samples
+    said = engine.generate(
+        list(prompts.values()),
+        decoding.max_new_tokens,
+        decoding.temperature,
+        decoding.top_k or None,
+        seed=list(prompts),
+        num_samples=samples,
+    )
+    asked = [i for i in prompts for _ in range(samples)]
     call = engine.tokenizer.special("<|python_start|>")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # a verdict may wait for a sandbox
-        verdicts = list(pool.map(task.correct, prompts, [completion.text for completion in said]))
-    return {
-        i: Answer(completion.text, correct, call in completion.tokens, completion.finished)
-        for i, completion, correct in zip(prompts, said, verdicts, strict=True)
-    }
+    # a verdict may wait for a sandbox; the ranks share the cores, or right programs would run out of time
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // world.size)) as pool:
+        verdicts = list(pool.map(task.correct, asked, [completion.text for completion in said]))
+    answers: dict[int, list[Answer]] = {i: [] for i in prompts}
+    for i, completion, correct in zip(asked, said, verdicts, strict=True):
+        answers[i].append(Answer(completion.text, correct, call in completion.tokens, completion.finished))
+    return answers
 
 
-def _chosen(engine: Engine, task: Task, prompts: dict[int, list[int]]) -> dict[int, Answer]:
+def _chosen(engine: Engine, task: Task, prompts: dict[int, list[int]]) -> dict[int, list[Answer]]:
     """The offered letter with the highest logit at the end of the prompt."""
     logits = last_logits(engine.model, list(prompts.values()))  # (P, V)
     answers = {}
@@ -71,7 +107,7 @@ def _chosen(engine: Engine, task: Task, prompts: dict[int, list[int]]) -> dict[i
         letters = task.choices(i)
         ids = [_single_token(engine.tokenizer, letter) for letter in letters]
         letter = letters[int(row[ids].argmax())]
-        answers[i] = Answer(letter, task.correct(i, letter))
+        answers[i] = [Answer(letter, task.correct(i, letter))]
     return answers
 
 

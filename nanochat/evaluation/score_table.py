@@ -1,15 +1,18 @@
 """The table of scores: stages across, tasks down, in Markdown that a terminal shows as well.
 
-Promises: a figure that was not measured is left blank, one that could not be run is said to be so. It measures nothing.
+Promises: a figure that was not measured is left blank, one that could not be run is said to be so; accuracies stand
+with their 95 % interval, means of accuracies with their standard error. It measures nothing.
 Standard library only.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 BITS_PER_BYTE = "bits_per_byte"
+PASS = re.compile(r"_pass_at_\d+$")
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -46,8 +49,13 @@ def _figure(metric: str, stage: Mapping[str, Any]) -> str:
     if metric not in stage["metrics"]:
         return "not run" if metric in stage["not_run"] else ""
     value = stage["metrics"][metric]
-    if metric in stage["tasks"] or metric.endswith("_share"):
+    if metric in stage["tasks"]:
+        low, high = (100 * stage["tasks"][metric][bound] for bound in ("low", "high"))
+        return f"{100 * value:.1f} % [{low:.0f}, {high:.0f}]"
+    if metric.endswith("_share") or PASS.search(metric):
         return f"{100 * value:.1f} %"
+    if metric in stage["errors"]:
+        return f"{value:.4f} ± {stage['errors'][metric]:.4f}"
     return f"{value:g}" if metric == "core_tasks" else f"{value:.4f}"
 
 

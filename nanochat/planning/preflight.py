@@ -13,6 +13,7 @@ from nanochat.artifacts.store import Store
 from nanochat.data.sources import preflight as preflight_corpus
 from nanochat.evaluation.core_bundle import load_source as load_core_source
 from nanochat.evaluation.core_published import preflight as preflight_core
+from nanochat.evaluation.scores import pass_counts, pass_name
 from nanochat.locations import is_bucket
 from nanochat.pipeline import (
     Chat,
@@ -30,7 +31,7 @@ from nanochat.pipeline import (
 from nanochat.tasks import TASKS
 from nanochat.tasks.mixture import OWN, parse_mixture
 from nanochat.tasks.published import named
-from nanochat.tasks.task import Task, comma_separated
+from nanochat.tasks.task import Task, asked_problems, comma_separated
 from nanochat.tasks.word_file import local_file
 from nanochat.workflow.plan import Step
 from nanochat.workflow.runner import Job, find
@@ -119,7 +120,7 @@ def _check_tasks(stages: Stages, every: Stages) -> None:
         if isinstance(stage, ChatData):
             knob, names = "mixture", [name for name in parse_mixture(stage.mixture) if not name.startswith(OWN)]
         elif isinstance(stage, ChatEval):
-            knob, names = "tasks", comma_separated(stage.tasks)
+            knob, names = "tasks", list(_asked(stage))
         elif isinstance(stage, Rl):
             knob, names = "task", [stage.task]
         else:
@@ -134,6 +135,10 @@ def _check_tasks(stages: Stages, every: Stages) -> None:
                 raise ValueError(f"{where}, whose data nobody fetches: add it to task_data.tasks")
             if isinstance(stage, ChatEval | Rl):
                 _check_task(stage, where, TASKS[name])
+
+
+def _asked(stage: ChatEval) -> dict[str, int | None]:
+    return asked_problems(stage.tasks, f"{stage.name}.tasks")
 
 
 def _check_task(stage: ChatEval | Rl, where: str, task: type[Task]) -> None:
@@ -159,7 +164,7 @@ def _check_sandbox(stages: Stages) -> None:
     from nanochat.tools import sandbox  # here, so that a stage's process does not import it for every stage
 
     for stage in (each for each in stages.values() if isinstance(each, ChatEval)):
-        names = comma_separated(stage.tasks)
+        names = _asked(stage)
         if names and all(TASKS[name].runs_code for name in names) and (reason := sandbox.unavailable()):
             raise ValueError(
                 f"{stage.name}.tasks = {stage.tasks!r}: its answers are programs, and there is no sandbox to run them "
@@ -174,9 +179,11 @@ def _check_metric(stages: Stages, every: Stages) -> None:
         return
     for stage in every.values():
         if isinstance(stage, ChatEval):
-            names = sorted(set(comma_separated(stage.tasks)) & TASKS.keys())
-            calls = [f"{name}_tool_call_share" for name in names if TASKS[name].kind == "generative"]
-            if register.metric not in (known := ["chatcore", *names, *calls]):
+            names = sorted(_asked(stage).keys() & TASKS.keys())
+            generative = [name for name in names if TASKS[name].kind == "generative"]
+            calls = [f"{name}_tool_call_share" for name in generative]
+            passes = [pass_name(name, k) for name in generative for k in pass_counts(stage.num_samples)]
+            if register.metric not in (known := ["chatcore", *names, *calls, *passes]):
                 raise ValueError(
                     f"register.metric = {register.metric!r}: {stage.name} does not measure it; take one of "
                     f"{', '.join(known)}, or add its task to {stage.name}.tasks"

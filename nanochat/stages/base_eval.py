@@ -51,16 +51,16 @@ def run(stage: BaseEval, ctx: StageContext) -> dict[str, float]:
         used = rows[: stage.eval_rows]  # (N, T + 1)
         token_bytes = np.load(ctx["pretrain"] / "token_bytes.npy")
         bpb = bits_per_byte(model, used, token_bytes, stage.device_batch_size, stage.eval_rows, world)
-        metrics = {"bits_per_byte": bpb}
+        metrics, errors = {"bits_per_byte": bpb}, {}
         asked: dict[str, Any] = {"rows": hashlib.sha256(used.astype("<i8").tobytes()).hexdigest()}
         results, digests = _core(stage, ctx, model, tokenizer, tasks, world)
         if results:
             metrics |= {"core": scores.mean_centered(results.values()), "core_tasks": float(len(results))}
-            asked["core"] = digests
+            errors, asked["core"] = {"core": scores.standard_error(results.values())}, digests
         if world.rank == 0:
             (ctx.out / "samples.md").write_text(_samples(model, tokenizer, used[0].tolist()), encoding="utf-8")
             note = f"CORE over {len(results)} of {NUM_TASKS} tasks, at most {stage.core_max_per_task} examples each"
-            scores.write(ctx.out, metrics, results, asked, note=note if results else "no CORE tasks were asked")
+            scores.write(ctx.out, metrics, results, asked, errors, note=note if results else "no CORE tasks were asked")
         barrier()
     return metrics
 

@@ -31,8 +31,6 @@ from nanochat.workflow.stage import StageContext
 if TYPE_CHECKING:
     from nanochat.pipeline import Pretrain
 
-FINAL_ROWS = 512  # validation rows at the end
-LOOK_ROWS = 64  # and at each look in between
 CORE_EXAMPLES = 100  # of a task at each look at CORE
 CORE_TOKENS = 8192  # read together: little beside what training holds
 
@@ -72,7 +70,7 @@ def run(stage: Pretrain, ctx: StageContext) -> dict[str, float]:
         refuse_short_text(stage, derived, len(rows))
         training = from_scratch(stage, ctx, world, derived, settings(stage, derived), INITIAL[stage.architecture])
         source = PretrainBatches(rows, derived.total_batch_size, stage.seed, training.device_batch_size, world)
-        loss, core = validation_loss(training, derived), core_metric(stage, training)
+        loss, core = validation_loss(stage, training, derived), core_metric(stage, training)
 
         def evaluate(step: int) -> Numbers:
             looks = step == 0 or due(step, stage.eval_every, derived.num_steps)
@@ -117,13 +115,13 @@ def schedule(stage: Pretrain, derived: Hyperparameters) -> Schedule:
     return Schedule(derived.num_steps, rates.warmup_steps, rates.warmdown_ratio, rates.final_lr_frac, muon)
 
 
-def validation_loss(training: Trainer, derived: Hyperparameters) -> Callable[[int], Numbers]:
+def validation_loss(stage: Pretrain, training: Trainer, derived: Hyperparameters) -> Callable[[int], Numbers]:
     """What the loop measures: bits per byte on the first rows of the validation shard, on more of them at the end."""
     rows = Rows(training.ctx["tokenize"], training.ctx.parts("tokenize")[:1])
     token_bytes = np.load(training.ctx["tokenize"] / "token_bytes.npy")
 
     def evaluate(step: int) -> Numbers:
-        most = FINAL_ROWS if step == derived.num_steps else LOOK_ROWS
+        most = stage.final_eval_rows if step == derived.num_steps else stage.eval_rows
         size = training.device_batch_size
         return {"val_bpb": bits_per_byte(training.model, rows, token_bytes, size, most, training.world)}
 

@@ -23,7 +23,7 @@ def run(stage: Report, ctx: StageContext) -> dict[str, float]:
     content: dict[str, Any] = {"stages": {}}
     for name in (taken.name for taken in stage.takes):
         score = scores.read(ctx[name])
-        kept = {key: score[key] for key in ("metrics", "tasks", "digest")}
+        kept = {key: score[key] for key in ("metrics", "errors", "tasks", "digest")}
         content["stages"][name] = {"address": ctx.addresses[name], **kept, "not_run": score.get("not_run", {})}
     (ctx.out / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (ctx.out / "report.md").write_text(_markdown(content), encoding="utf-8")
@@ -42,7 +42,8 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
     stages = content["stages"]
     yield "# Scores\n"
     yield table(content)
-    yield "\n`chatcore` and `core` are means of accuracies centered so that guessing gives 0."
+    yield "\n`chatcore` and `core` are means of accuracies centered so that guessing gives 0, ± a standard error; in"
+    yield "brackets is the 95 % interval of an accuracy. Both tell of the choice of questions, not of a seed."
     chats = {stages[name]["digest"] for name in stages if name.startswith("chat_eval")}
     if len(chats) > 1:
         yield "\n**The chat stages were asked different questions: their figures cannot be compared.**"

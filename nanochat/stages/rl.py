@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from nanochat.workflow.stage import StageContext
 
 ROLLOUT_ROWS = 512  # answers decoded together: bounds the memory of the cache
-HELD_OUT = 64  # problems of the test split asked at the start and at the end
 WIDTH_MULTIPLE = 16  # of the rows, so that nearly equal prompts share one compiled shape
 
 
@@ -54,7 +53,8 @@ def run(stage: "Rl", ctx: "StageContext") -> Numbers:
         source = Rollouts(fixed, training.model, tokenizer, problems, num_steps, world)
 
         def evaluate(step: int) -> Numbers:
-            return {"held_out_pass_rate": pass_rate(training.model, tokenizer, held_out, stage.max_new_tokens, world)}
+            asked = stage.eval_problems, stage.max_new_tokens
+            return {"held_out_pass_rate": pass_rate(training.model, tokenizer, held_out, *asked, world)}
 
         numbers = training.fit(
             source,
@@ -224,15 +224,19 @@ def _fill(inputs: Tensor, targets: Tensor, prompt: Sequence[int], answer: Comple
     targets[: len(ids) - 1] = torch.where(chosen, ids, -1)[1:]
 
 
-def pass_rate(model: GPT, tokenizer: Tokenizer, problems: Problems, max_new_tokens: int, world: World) -> float:
-    """Mean reward of the likeliest answers to the first 64 problems, shared out over the ranks.
+def pass_rate(
+    model: GPT, tokenizer: Tokenizer, problems: Problems, count: int, max_new_tokens: int, world: World
+) -> float:
+    """Mean reward of the likeliest answers to the first `count` problems, shared out over the ranks.
 
     A problem that does not fit into the context is not answered and rewarded with 0, as in chat_eval.py.
     """
-    mine = range(world.rank, min(HELD_OUT, len(problems.task)), world.size)
+    mine = range(world.rank, min(count, len(problems.task)), world.size)
     prompts = {index: problems.prompt(index) for index in mine}
     fitting = {index: prompt for index, prompt in prompts.items() if len(prompt) < model.config.sequence_len}
-    answers = Engine(model, tokenizer).generate(list(fitting.values()), max_new_tokens)
+    engine, asked = Engine(model, tokenizer), list(fitting.values())
+    together = (asked[at : at + ROLLOUT_ROWS] for at in range(0, len(asked), ROLLOUT_ROWS))
+    answers = [answer for some in together for answer in engine.generate(some, max_new_tokens)]
     rewards = [problems.reward(index, answer) for index, answer in zip(fitting, answers, strict=True)]
     total = all_reduce_sum(torch.tensor([sum(rewards), float(len(prompts))], dtype=torch.float64, device=world.device))
     return float(total[0] / total[1])

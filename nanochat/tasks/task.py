@@ -82,6 +82,23 @@ def comma_separated(text: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
+def asked_problems(text: str, where: str) -> dict[str, int | None]:
+    """Tasks to ask, in order, and of each at most how many problems: `mmlu, letter_counting:256`; None: no limit.
+
+    `where` names the knob in the messages. Raises ValueError for a limit that is not a positive whole number, and for a
+    task with two limits; whether there is such a task is not looked at.
+    """
+    limits: dict[str, int | None] = {}
+    for entry in comma_separated(text):
+        name, colon, number = (piece.strip() for piece in entry.partition(":"))
+        if colon and not (number.isascii() and number.isdecimal() and int(number)):
+            raise ValueError(f"{where}: {entry!r}: after the colon stands at most how many problems, e.g. {name}:256")
+        if name in limits:
+            raise ValueError(f"{where}: task {name!r} is there twice: name it once")
+        limits[name] = int(number) if colon else None
+    return limits
+
+
 def held_out(key: str, share: float) -> bool:
     """Whether the thing called `key` belongs to the test split: a fixed `share` of all keys, chosen by their digest."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) < share * 2**32

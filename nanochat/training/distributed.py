@@ -2,23 +2,27 @@
 
 One process is a world of size 1 without a process group, and every function here works in it, so callers have one code
 path. The environment (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_*`, as torchrun sets them) is read in `start` and
-nowhere else. gloo on CPU, nccl on CUDA. Not here: the sharding of gradients (optim.py), launching, and dying
-with the parent.
+nowhere else. gloo on CPU, nccl on CUDA. What may take ranks unequally long is gathered through files instead, which has
+no timeout. Not here: the sharding of gradients (optim.py), launching, and dying with the parent.
 """
 
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nanochat.artifacts.files import write_aside
 from nanochat.model.device import device_of
 
 MEETING = timedelta(minutes=3)  # for the processes of a run to find each other
+POLL_SECONDS = 0.2  # between two looks whether the others are done
 TIMEOUT = timedelta(minutes=10)  # longer than a cold compile on one rank (pitfall: uneven compile trips the watchdog)
 
 
@@ -90,6 +94,23 @@ def broadcast_object(value: Any, source: int = 0) -> Any:
         data.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
     dist.broadcast(data, source)
     return json.loads(bytes(data.tolist()))
+
+
+def gather_files(value: Any, folder: Path, world: World) -> list[Any]:
+    """Every rank's `value` on every rank, in the order of ranks, as JSON through `folder`.
+
+    Not a collective: who is done waits for the others as long as they take, beyond `TIMEOUT`; where one of them ends,
+    torchrun ends all. `folder` lies where all ranks see it and is of this call alone: a file of an earlier attempt
+    would be taken for an answer.
+    """
+    if world.size == 1:
+        return [json.loads(json.dumps(value))]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_aside(folder / f"{world.rank}.json", json.dumps(value))
+    paths = [folder / f"{rank}.json" for rank in range(world.size)]
+    while not all(path.exists() for path in paths):
+        time.sleep(POLL_SECONDS)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def barrier() -> None:

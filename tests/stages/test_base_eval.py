@@ -122,21 +122,9 @@ def test_two_ranks_return_what_one_does_and_one_of_them_writes(place):
     assert {**two, "metrics": None} == {**one, "metrics": None}
 
 
-def test_centering_puts_chance_at_zero_and_all_correct_at_one():
-    assert TaskScore(5, 20, 0.25).centered == 0
-    assert TaskScore(20, 20, 0.25).centered == 1
-    assert TaskScore(0, 20, 0.5).centered == -1
-    assert scores.mean_centered([TaskScore(20, 20, 0.25), TaskScore(1, 4, 0.25)]) == 0.5
-
-
-def test_a_digest_of_texts_feels_moved_borders():
-    assert scores.text_digest(["ab", "c"]) != scores.text_digest(["a", "bc"])
-    assert scores.text_digest(["ab", "c"]) == scores.text_digest(iter(["ab", "c"]))
-
-
-def test_scores_that_are_none_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="is not the artifact of an evaluation"):
-        scores.read(tmp_path)
-    (tmp_path / scores.FILE).write_text('{"metrics": {}}', encoding="utf-8")
-    with pytest.raises(ValueError, match="has no digest, tasks: evaluate again"):
-        scores.read(tmp_path)
+def test_core_has_its_standard_error_beside_the_metrics(place):
+    numbers = base_eval(STAGE.replaced(core_max_per_task=6), place)
+    score = scores.read(place.out)
+    assert set(score["metrics"]) == set(numbers) == {"bits_per_byte", "core", "core_tasks"}
+    tasks = [TaskScore(t["correct"], t["n"], t["baseline"]) for t in score["tasks"].values()]
+    assert score["errors"] == {"core": scores.standard_error(tasks)}

@@ -26,8 +26,10 @@ def report_place(folder: Path, digests=("a", "b", "b", "b"), not_run=None) -> St
             scores.write(inputs[name], {"bits_per_byte": 1.5}, {}, {"asked": asked})
             continue
         task = TaskScore(10 * number, 40, 0.0)
-        metrics = {"spelling": task.accuracy, "chatcore": task.centered, "spelling_tool_call_share": 0.0}
-        scores.write(inputs[name], metrics, {"spelling": task}, {"asked": asked}, not_run=not_run or {})
+        metrics = {"spelling": task.accuracy, "chatcore": task.centered}
+        metrics |= {"spelling_pass_at_4": 0.9, "spelling_tool_call_share": 0.0}
+        errors = {"chatcore": scores.standard_error([task])}
+        scores.write(inputs[name], metrics, {"spelling": task}, {"asked": asked}, errors, not_run=not_run or {})
     (folder / "out").mkdir()
     addresses = {name: f"{name}/d4-0123" for name in EVALUATIONS}
     return StageContext(inputs, {}, folder / "out", folder / "work", Metrics(None), addresses=addresses)
@@ -48,12 +50,13 @@ def test_the_table_shows_stages_across_and_tasks_down(tmp_path):
     assert numbers["rl.spelling"] == 0.75
     shown = table(json.loads((place.out / "report.json").read_text(encoding="utf-8")))
     assert shown == (
-        "| score                    |   base |    mid |    sft |     rl |\n"
-        "|--------------------------|-------:|-------:|-------:|-------:|\n"
-        "| bits_per_byte            | 1.5000 |        |        |        |\n"
-        "| chatcore                 |        | 0.2500 | 0.5000 | 0.7500 |\n"
-        "| spelling (n=40)          |        | 25.0 % | 50.0 % | 75.0 % |\n"
-        "| spelling_tool_call_share |        |  0.0 % |  0.0 % |  0.0 % |"
+        "| score                    |   base |             mid |             sft |              rl |\n"
+        "|--------------------------|-------:|----------------:|----------------:|----------------:|\n"
+        "| bits_per_byte            | 1.5000 |                 |                 |                 |\n"
+        "| chatcore                 |        | 0.2500 ± 0.0685 | 0.5000 ± 0.0791 | 0.7500 ± 0.0685 |\n"
+        "| spelling (n=40)          |        | 25.0 % [14, 40] | 50.0 % [35, 65] | 75.0 % [60, 86] |\n"
+        "| spelling_pass_at_4       |        |          90.0 % |          90.0 % |          90.0 % |\n"
+        "| spelling_tool_call_share |        |           0.0 % |           0.0 % |           0.0 % |"
     )
     written = (place.out / "report.md").read_text(encoding="utf-8")
     assert shown in written

@@ -306,10 +306,11 @@ def test_a_held_out_problem_that_does_not_fit_counts_as_not_solved() -> None:
     model = two_armed_model()
     with torch.no_grad():
         model.lm_head.weight[ord("b"), START] = 5.0  # always right
-    assert pass_rate(model, TOKENIZER, Problems(Arms("test"), TOKENIZER), 3, World()) == 1.0
-    assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 3, World()) == 0.6
+    assert pass_rate(model, TOKENIZER, Problems(Arms("test"), TOKENIZER), 64, 3, World()) == 1.0
+    assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 64, 3, World()) == 0.6
+    assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 2, 3, World()) == 0.5  # of the first two
     nothing_fits = World(rank=0, size=20)  # this rank has problem 0 alone
-    assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 3, nothing_fits) == 0.0
+    assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 64, 3, nothing_fits) == 0.0
 
 
 class Choice(Arms):
