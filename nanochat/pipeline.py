@@ -120,7 +120,10 @@ class Trained(ModelStage, abstract=True):
     compile: bool = execution(True, "compile the model: seconds once, then about twice as fast")
     log_every: int = execution(10, "steps between two logged metrics", at_least=1)
     eval_every: int = execution(0, "steps between two looks at the validation loss; 0: only at the end", at_least=0)
-    checkpoint_every: int = execution(250, "steps between two checkpoints; 0: only at the end", at_least=0)
+    checkpoint_every: int = execution(0, "steps between two checkpoints; 0: as checkpoint_minutes says", at_least=0)
+    checkpoint_minutes: float = execution(
+        10.0, "minutes between two checkpoints, written while training goes on; 0: as checkpoint_every says", at_least=0
+    )
 
 
 class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu", version=2):

@@ -96,6 +96,7 @@ class Trainer:
             num_steps=schedule.num_steps,
             tokens_per_step=tokens_per_step or self.total_batch_size,
             checkpoint_every=self.stage.checkpoint_every,
+            checkpoint_minutes=self.stage.checkpoint_minutes,
             eval_every=self.stage.eval_every,
             evaluate=evaluate,
             compile=self.stage.compile,
