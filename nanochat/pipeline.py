@@ -124,6 +124,9 @@ class Trained(ModelStage, abstract=True):
     checkpoint_minutes: float = execution(
         10.0, "minutes between two checkpoints, written while training goes on; 0: as checkpoint_every says", at_least=0
     )
+    mirror_checkpoints: bool = execution(
+        False, "keep the newest checkpoint in the store too, so that a machine that is lost costs minutes"
+    )
 
 
 class Pretrain(Trained, takes=(Tokenize, Tokenizer), makes=MODEL_FILES, on="gpu", version=2):

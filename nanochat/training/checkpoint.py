@@ -7,7 +7,7 @@ ranks can go on from it. Promises: complete or invisible (every rank writes unde
 all, then the manifest is last, synced to the disk, then it is renamed), whenever a process is killed; a damaged one is
 passed over for the one before it, and says so; an older one goes only when a newer one is durable; an existing step is
 never written over. Not here: when to save (nanochat/training/loop.py), in what thread (nanochat/training/saving.py),
-copies in the store.
+copies in the store (nanochat/artifacts/mirror.py).
 """
 
 import json
@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 
 from nanochat.artifacts.files import sha256_of, sync, write_aside
+from nanochat.artifacts.mirror import MANIFEST
 from nanochat.model.weights import read_tensors, write_json
 from nanochat.training.staging import FileImage
 
 WEIGHTS, OPTIMIZER = "model", "optimizer"  # kinds of files
-STATE, MANIFEST = "state.json", "manifest.json"
+STATE = "state.json"
 FORMAT = "nanochat-checkpoint-2"
 KEEP_LAST = 2  # one to fall back on when the newest turns out damaged
 PATIENCE = 600.0  # seconds that the first rank waits for the others' files once its own are written
