@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from flows.store import open_store
 from nanochat.artifacts import mirror as mirroring
 from nanochat.artifacts.files import sha256_of
 from nanochat.artifacts.mirror import Mirror
 from nanochat.artifacts.store import Conflict, FileStore
+from tests.s3_server import S3Server, s3_server_fixture  # noqa: F401
 
 ADDRESS = "pretrain/d1-00000000"
 
@@ -55,6 +57,25 @@ def test_another_machine_gets_the_newest_and_nothing_is_left_in_the_end(tmp_path
     assert content(tmp_path / "b") == {name: data for name, data in expected.items() if "step-999998" not in name}
     first.forget()
     assert first.store.keys() == []
+
+
+def test_a_bucket_keeps_it_as_a_folder_does(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_server.create_bucket("mirrored")
+    store = open_store("s3://mirrored/some/prefix", tmp_path / "cache")
+    checkpoint_of(tmp_path, "a", 2)
+    first = Mirror(store, ADDRESS, tmp_path / "a", 1)
+    update(first)
+    Mirror(store, ADDRESS, tmp_path / "b", 2).restore()
+    assert content(tmp_path / "b") == content(tmp_path / "a")
+    checkpoint(tmp_path / "a", 3)
+    update(first)
+    assert len(list(store.keys("checkpoints/"))) == 4
+    first.forget()
+    assert list(store.keys()) == []
 
 
 @pytest.mark.parametrize(("local", "after"), [(3, ["step-000003", "step-000005"]), (7, ["step-000007"])])

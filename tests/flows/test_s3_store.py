@@ -2,7 +2,6 @@
 
 import hashlib
 import http.server
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import pytest
 
 from flows.cache import Cache
 from flows.store import S3Store, open_store
-from nanochat.artifacts.mirror import Mirror
 from nanochat.artifacts.store import Conflict, Damaged, FileStore
 from tests.paths import ROOT
 from tests.s3_server import S3Server, free_port, s3_server_fixture, serve  # noqa: F401
@@ -50,22 +48,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 @pytest.fixture
 def store(bucket: str, files: dict[str, Path], tmp_path: Path) -> S3Store:
     return open_store(f"s3://{bucket}/some/prefix", tmp_path / "cache")
-
-
-def test_a_mirrored_checkpoint_comes_back_on_another_machine(store, files, tmp_path):
-    directory = tmp_path / "a" / "checkpoints" / "step-000007"
-    directory.mkdir(parents=True)
-    described = {name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for name, path in files.items()}
-    for name, path in files.items():
-        (directory / name).write_bytes(path.read_bytes())
-    (directory / "manifest.json").write_text(json.dumps({"files": described}), encoding="utf-8")
-    there = Mirror(store, "pretrain/d1-0a", tmp_path / "a", 1)
-    there.update(threading.Event())
-    Mirror(store, "pretrain/d1-0a", tmp_path / "b", 2).restore()
-    for path in directory.iterdir():
-        assert (tmp_path / "b" / "checkpoints" / "step-000007" / path.name).read_bytes() == path.read_bytes()
-    there.forget()
-    assert list(store.keys()) == []
 
 
 def test_the_same_addresses_digests_and_bytes_as_a_folder(store, files, tmp_path):
