@@ -117,7 +117,7 @@ def main() -> None:
     for name, lost in (("reread", 0.0), ("wait", 0.0), ("beside", medians["lost"])):
         held = medians[name]
         shares = [seconds / (EVERY + seconds) for seconds in (held, held + lost)]
-        print(f"| {name} | {held:.3f} | {shares[0]:.2%} | {lost:.3f} | {shares[1]:.2%} |")
+        print(f"| {name} | {held:.3f} | {shares[0]:.3%} | {lost:.3f} | {shares[1]:.3%} |")
     print(f"\nwriting beside the steps took {medians['writing']:.2f} s")
 
 
