@@ -35,7 +35,13 @@ class Trained(ModelStage, abstract=True):
     loss_chunk: int = execution(0, "tokens whose logits are in memory at once; 0: all of a forward pass", at_least=0)
     log_every: int = execution(10, "steps between two logged metrics", at_least=1)
     eval_every: int = execution(0, "steps between two looks at the validation loss; 0: only at the end", at_least=0)
-    checkpoint_every: int = execution(250, "steps between two checkpoints; 0: only at the end", at_least=0)
+    checkpoint_every: int = execution(0, "steps between two checkpoints; 0: as checkpoint_minutes says", at_least=0)
+    checkpoint_minutes: float = execution(
+        10.0, "minutes between two checkpoints, written while training goes on; 0: as checkpoint_every says", at_least=0
+    )
+    mirror_checkpoints: bool = execution(
+        False, "keep the newest checkpoint in the store too, so that a machine that is lost costs minutes"
+    )
 
 
 class ChatData(Stage, abstract=True, work="chat_data"):

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from flows.store import open_store
 from nanochat import recipes
-from nanochat.artifacts import metrics
+from nanochat.artifacts import metrics, mirror
 from nanochat.artifacts.store import FileStore
 from nanochat.workflow import launch, runner
 from nanochat.workflow.plan import plan
@@ -103,6 +103,31 @@ def test_a_killed_trainer_goes_on_to_the_same_weights(whole, toy, tmp_path, name
     )
     logged = [row["step"] for row in metrics.read(store.fetch(step.address) / metrics.FILE) if "loss" in row]
     assert logged == sorted(set(logged)), "a step stands twice"
+
+
+def test_on_another_machine_a_mirrored_stage_goes_on_to_the_same_weights(whole, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "POLL_SECONDS", 0.01)
+    knobs = ("num_steps=150", "checkpoint_every=10", "mirror_checkpoints=true")
+    steps = plan(recipes.apply(recipes.stages_of("micro"), [*toy, *(f"pretrain.{k}" for k in knobs)]), ["pretrain"])
+    address = steps[-1].address
+
+    class Losing(Observer):
+        def should_stop(self):
+            return "the machine is lost" if store.get(f"checkpoints/{address}/newest.json") else None
+
+    store = without(whole, tmp_path, ["pretrain"])
+    with pytest.raises(launch.Stopped):
+        runner.run_plan(steps, RunContext(store, tmp_path / "lost"), Losing())
+    again = time.time()
+    runner.run_plan(steps, RunContext(store, tmp_path / "other"), Observer())
+    assert not store.keys("checkpoints/")
+    (tmp_path / "undisturbed").mkdir()
+    expected = without(whole, tmp_path / "undisturbed", ["pretrain"])
+    runner.run_plan(steps, RunContext(expected, tmp_path / "undisturbed"), Observer())
+    assert digests(store)[address] == digests(expected)[address]
+    rows = [row for row in metrics.read(store.fetch(address) / metrics.FILE) if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, 151))
+    assert rows[0]["time"] < again, "it began anew"
 
 
 def test_an_s3_store_gives_the_same_addresses_and_digests(whole, toy, tmp_path, s3_server, monkeypatch):

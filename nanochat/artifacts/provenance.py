@@ -18,6 +18,7 @@ from nanochat.artifacts.files import sha256_of
 PACKAGE = "nanochat"
 ROOT = Path(__file__).parents[1]  # of the package
 UNKNOWN = "unknown"
+ARITHMETIC = "arithmetic.json"  # in the work directory: of all attempts
 ALL_OF_IT = ("--porcelain", "--untracked-files=normal", "--ignore-submodules=none")  # whatever the user has configured
 
 

@@ -58,6 +58,10 @@ class Store(ABC):
         """Stores a local file under a key; invisible until complete."""
 
     @abstractmethod
+    def download(self, key: str, path: Path) -> None:
+        """Copies an object into a file, unverified. Damaged: there is none."""
+
+    @abstractmethod
     def keys(self, prefix: str = "") -> Iterable[str]:
         """All keys that begin with the prefix, sorted."""
 
@@ -198,6 +202,12 @@ class FileStore(Store):
         sync(fresh)
         fresh.replace(target)
         sync(target.parent)
+
+    def download(self, key: str, path: Path) -> None:
+        try:
+            shutil.copyfile(self._path(key), path)
+        except FileNotFoundError:
+            raise Damaged(f"{key} is missing") from None
 
     def keys(self, prefix: str = "") -> list[str]:
         found = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())

@@ -97,9 +97,7 @@ class Plan:
         per_rank = max(1, batch // (self.derived.config.sequence_len * stage.num_ranks))
         if stage.device_batch_size or self.hardware.memory is None:
             return min(stage.device_batch_size or 16, per_rank)
-        return rows_that_fit(
-            self.derived.config, per_rank, self.hardware.memory, stage.num_ranks, **sparing(stage)
-        )
+        return rows_that_fit(self.derived.config, per_rank, self.hardware.memory, stage.num_ranks, **sparing(stage))
 
 
 def sparing(stage: Any) -> dict[str, Any]:
@@ -124,7 +122,9 @@ def _compared(cost: Cost, by_name: Mapping[str, Cost]) -> list[str]:
         return []
     said = []
     if cost.seconds > max(pretrain.seconds, 600) and cost.device != "cpu":
-        said.append(f"takes longer than pretraining ({cost.seconds / 3600:.1f} h beside {pretrain.seconds / 3600:.1f} h)")
+        said.append(
+            f"takes longer than pretraining ({cost.seconds / 3600:.1f} h beside {pretrain.seconds / 3600:.1f} h)"
+        )
     trains = {"chat_eval_mid": "midtrain", "chat_eval_sft": "sft", "chat_eval_rl": "rl"}.get(cost.name)
     trained = by_name[trains].seconds if trains in by_name else None
     if trained is not None and cost.seconds > max(2 * trained, 1800):
@@ -219,9 +219,7 @@ def _training(
     if seconds is not None:
         seconds *= 1 + rates.CHECKPOINT_SHARE
         seconds += rates.START_SECONDS + rates.COMPILE_SECONDS["cuda" if plan.hardware.kind else "cpu"] * stage.compile
-    return Cost(
-        stage.name, "gpu", seconds, steps, batch, epochs, memory, 4 * config.num_parameters(), tuple(said)
-    )
+    return Cost(stage.name, "gpu", seconds, steps, batch, epochs, memory, 4 * config.num_parameters(), tuple(said))
 
 
 def _remedy(stage: Any, rows: int) -> str:

@@ -1,7 +1,7 @@
 """How fast machines do what the stages ask of them: the table by which a plan is priced, each number with its source.
 
-On CPUs measured (docs/log.md names the command); on GPUs assumed until the kit has run there: `python -m benchmarks.gpu`
-prints what takes the place of MFU and DECODE_SECONDS. Standard library only. Not here: prices and sizes of cards
+On CPUs measured (docs/log.md names the command); on GPUs assumed until the kit has run on one: its `rates`
+(docs/gpu.md) take the place of MFU and DECODE_SECONDS. Standard library only. Not here: prices and sizes of cards
 (nanochat/model/gpus.py), what a stage has to do (costs.py).
 """
 

@@ -20,13 +20,13 @@ from typing import Any
 from nanochat import pipeline
 from nanochat.artifacts import metrics, provenance
 from nanochat.artifacts.files import write_aside
+from nanochat.artifacts.provenance import ARITHMETIC
 from nanochat.errors import Interrupted
 from nanochat.redaction import redacted
 from nanochat.workflow import launch
 from nanochat.workflow.launch import RESUME_EXIT_CODE
 from nanochat.workflow.stage import STAGES, StageContext
 
-ARITHMETIC = "arithmetic.json"  # in the work directory: of all attempts
 RECORDED = ("torch", "numpy", "safetensors", "tiktoken", "nanobpe", "pyarrow", "datasets")
 assert pipeline.STAGES is STAGES, "the declarations must have been read"
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nanochat.artifacts.mirror import CHECKPOINTS
 from nanochat.errors import Interrupted
 from nanochat.model.device import compute_dtype
 from nanochat.model.gpt import GPT, GPTConfig, InitScales
@@ -97,11 +98,12 @@ class Trainer:
             schedule,
             self.world,
             metrics=self.ctx.metrics,
-            checkpoints=self.ctx.work / "checkpoints",
+            checkpoints=self.ctx.work / CHECKPOINTS,
             inputs=self.ctx.addresses,
             num_steps=schedule.num_steps,
             tokens_per_step=tokens_per_step or self.total_batch_size,
             checkpoint_every=self.stage.checkpoint_every,
+            checkpoint_minutes=self.stage.checkpoint_minutes,
             eval_every=self.stage.eval_every,
             also_every=also_every,
             evaluate=evaluate,

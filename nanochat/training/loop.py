@@ -2,9 +2,9 @@
 
 A source gives the micro-batches of a step as a pure function of the step's number, so that the position in the data is
 one integer and no random state has to be kept. Promises: N steps equal k steps, a kill, a resume and N - k steps, bit
-for bit on a CPU; a checkpoint comes before an evaluation; SIGTERM and SIGINT save and raise `Interrupted`; a loss that
-is not finite stops the run before it reaches the weights or the disk. Not here: data, learning rates, what the loss
-weighs.
+for bit on a CPU; a checkpoint comes before an evaluation and is written while training goes on; all ranks save after
+the same step; SIGTERM and SIGINT save and raise `Interrupted` when that is on the disk; a loss that is not finite stops
+the run before it reaches the weights or the disk. Not here: data, learning rates, what the loss weighs.
 """
 
 import signal
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from types import FrameType
@@ -106,6 +107,7 @@ def fit(
     num_steps: int,
     tokens_per_step: int,
     checkpoint_every: int = 0,
+    checkpoint_minutes: float = 0.0,
     eval_every: int = 0,
     also_every: int = 0,
     evaluate: Callable[[int], Numbers] | None = None,
@@ -116,22 +118,24 @@ def fit(
 
     `inputs` says of what data the checkpoints are: those of other inputs are refused. `tokens_per_step` counts all
     ranks and is only for the clock. `evaluate(step)` is called on every rank, at step 0, every `eval_every` and
-    `also_every` steps and at the end; its numbers are logged. Returns the last logged numbers, with seconds of
-    training.
+    `also_every` steps and at the end; its numbers are logged. Saves every `checkpoint_every` steps, so many minutes
+    after the last time, and at the end. Returns the last logged numbers, with seconds of training and of what held it.
 
     Raises:
         Interrupted: asked to stop by a signal; everything is saved.
         FloatingPointError: the loss, or a weight about to be saved, is not finite.
+        OSError: a checkpoint could not be written; said at the next one or at the end.
     """
     run = TrainState(model, optimizer, metrics, checkpoints, inputs, world, num_steps, tokens_per_step)
     loss_of = loss_function(model, compile)
-    with stop_signals() as stop, reproducible_sums(world.device):
+    with stop_signals() as stop, reproducible_sums(world.device), run.all_saved():
         run.resume()
         if evaluate and (run.step == 0 or due(run.step, eval_every, num_steps) or due(run.step, also_every, num_steps)):
-            run.note(evaluate(run.step))
+            run.evaluate(evaluate)
         run.clock.go_on()
         while run.step < num_steps:
-            loss, stopping = accumulate_gradients(loss_of, source.batch(run.step), world, stop)
+            wishes = stop.is_set, partial(run.overdue, checkpoint_minutes)
+            loss, (stopping, overdue) = accumulate_gradients(loss_of, source.batch(run.step), world, *wishes)
             if not isfinite(loss):
                 raise FloatingPointError(diverged(f"the loss is {loss}", run.step))
             lr = schedule.lr(run.step)
@@ -140,12 +144,12 @@ def fit(
             if run.step == 1 or due(run.step, log_every, num_steps):
                 said = source.numbers() if isinstance(source, ReportingSource) else {}
                 run.log({"loss": loss, "lr_multiplier": lr, **said})
-            if stopping or due(run.step, checkpoint_every, num_steps):
+            if stopping or overdue or due(run.step, checkpoint_every, num_steps):
                 run.save()
             if stopping and run.step < num_steps:
                 raise Interrupted(f"stopped after step {run.step} of {num_steps} and saved: start it again to go on")
             if evaluate and (due(run.step, eval_every, num_steps) or due(run.step, also_every, num_steps)):
-                run.note(evaluate(run.step))
+                run.evaluate(evaluate)
             run.clock.go_on()
     return run.final()
 
@@ -161,12 +165,12 @@ def loss_function(model: GPT, compile: bool) -> LossFunction:
 
 
 def accumulate_gradients(
-    loss_of: LossFunction, batches: list[Batch], world: World, stop: threading.Event
-) -> tuple[float, bool]:
-    """Adds up the gradients of a step's micro-batches; returns the global mean loss and whether any rank is to stop.
+    loss_of: LossFunction, batches: list[Batch], world: World, *wishes: Callable[[], bool]
+) -> tuple[float, list[bool]]:
+    """Adds up the gradients of a step's micro-batches; returns the global mean loss and, per wish, if any rank has it.
 
     The loss travels to the host while the last backward pass runs, so that looking at it before the update costs no
-    bubble on a GPU; the wish to stop travels with it, so that all ranks stop after the same step.
+    bubble on a GPU; the wishes to stop and to save travel with it, so that all ranks do so after the same step.
     """
     assert batches, "a source gave no micro-batch: give one whose targets are all -1"
     total = torch.zeros((), device=world.device)
@@ -174,10 +178,11 @@ def accumulate_gradients(
         loss = loss_of(*batch.to(world.device)) / batch.normalizer
         total += loss.detach()
         if batch is batches[-1]:
-            arriving = HostCopy(all_reduce_sum(torch.stack([total, total.new_full((), float(stop.is_set()))])))
+            wished = [total.new_full((), float(wish())) for wish in wishes]  # filled on the device: no wait for a copy
+            arriving = HostCopy(all_reduce_sum(torch.stack([total, *wished])))
         loss.backward()
-    mean, wishes = arriving.values()
-    return mean, wishes > 0
+    mean, *ranks = arriving.values()
+    return mean, [count > 0 for count in ranks]
 
 
 class HostCopy:

@@ -3,8 +3,9 @@
 One code path: gradients are SUMMED over ranks (the loss is already divided by the global normalizer), each rank keeps
 the state of its share of every bucket and updates that share, and the shares are gathered back (ZeRO-2,
 arXiv:1910.02054); in a world of one the collectives are skipped and nothing else differs. A matrix is never cut, so
-that Newton-Schulz sees whole summed gradients. State is saved by parameter name, without a trace of how many ranks
-there were. Not here: schedules (schedule.py), gradient clipping (none is needed), the formulas of Muon (muon.py).
+that Newton-Schulz sees whole summed gradients. State is named by parameter, so that any number of ranks can go on from
+what another number saved. Not here: schedules (schedule.py), gradient clipping (none is needed), the formulas of Muon
+(muon.py).
 """
 
 from abc import ABC, abstractmethod
@@ -112,22 +113,32 @@ class Bucket(ABC):
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def split(self, row: Tensor) -> list[Tensor]:
-        """The inverse of `flatten`: views of the row, in the parameters' shapes where they have as many numbers."""
-        whole = sum(self.sizes) + self.padding
-        pieces = row.split([size * len(row) // whole for size in (*self.sizes, self.padding)])
-        return [
-            piece.view_as(parameter) if piece.numel() == parameter.numel() else piece
-            for piece, parameter in zip(pieces, self.parameters, strict=False)  # the padding is dropped
-        ]
+        """The inverse of `flatten`: views of the row, in the parameters' shapes."""
+        pieces = row.split([*self.sizes, self.padding])
+        return [piece.view_as(parameter) for piece, parameter in zip(pieces, self.parameters, strict=False)]
 
-    def row_of(self, pieces: list[Tensor], share: Tensor) -> Tensor:
-        """The row that splits into `pieces`, as many shares long as there are ranks; ValueError if they do not fit."""
-        whole, units = share.numel() * self.world.size, sum(self.sizes) + self.padding
-        for name, piece, size in zip(self.names, pieces, self.sizes, strict=True):
-            if piece.numel() * units != size * whole:
-                raise ValueError(f"optimizer state of {name} has shape {tuple(piece.shape)}: it is of another model")
-        row = torch.cat([piece.reshape(-1).to(share) for piece in pieces])
-        return torch.cat((row, row.new_zeros(whole - len(row))))
+    def pieces(self, share: Tensor) -> dict[str, Tensor]:
+        """What of each parameter's numbers lies in this rank's share of a slot: flat views, none of them empty."""
+        pieces, at = {}, -self.world.rank * len(share)
+        for name, length in zip(self.names, self.lengths(share), strict=True):
+            if len(piece := share[max(at, 0) : max(at + length, 0)]):
+                pieces[name] = piece
+            at += length
+        return pieces
+
+    def lengths(self, share: Tensor) -> list[int]:
+        """How many numbers each parameter has in a slot of which every rank has a `share`: fewer than it has itself
+        where the slot keeps one a row.
+        """
+        return [size * len(share) // self.share for size in self.sizes]
+
+    def row_of(self, tensors: list[Tensor], share: Tensor) -> Tensor:
+        """One flat tensor per parameter as a row of as many shares as there are ranks; ValueError where one misfits."""
+        for name, tensor, length in zip(self.names, tensors, self.lengths(share), strict=True):
+            if len(tensor) != length:
+                raise ValueError(f"optimizer state of {name} has {len(tensor)} numbers, not {length}: of another model")
+        row = torch.cat(tensors)
+        return torch.cat((row, row.new_zeros(len(share) * self.world.size - len(row))))
 
     def mine(self, row: Tensor) -> Tensor:
         """This rank's share of a row: a view."""
@@ -260,21 +271,23 @@ class MuonAdamW:
             for parameter in bucket.parameters:
                 parameter.grad = None
 
-    def full_state(self) -> dict[str, Tensor]:
-        """The whole state by `parameter.slot`, on the CPU and the same on every rank; all ranks must call it."""
-        state = {"step": torch.tensor(self.num_steps)}
-        for bucket in self.buckets:
-            for slot, share in bucket.state.items():
-                pieces = bucket.split(bucket.gather(share).wait())
-                for name, piece in zip(bucket.names, pieces, strict=True):
-                    state[f"{name}.{slot}"] = piece.to("cpu", copy=True)
-        return state
+    def state_share(self) -> dict[str, Tensor]:
+        """This rank's part of the state by `parameter.slot`: flat views of what goes on changing.
+
+        The pieces of one name, in the order of the ranks, are the state of the parameter.
+        """
+        return {
+            f"{name}.{slot}": piece
+            for bucket in self.buckets
+            for slot, share in bucket.state.items()
+            for name, piece in bucket.pieces(share).items()
+        }
 
     @torch.no_grad()
-    def load_full_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `full_state` gave, on any number of ranks; ValueError where it is another model's."""
+    def load_state(self, state: Mapping[str, Tensor], num_steps: int) -> None:
+        """Continue after `num_steps` from the joined pieces of any number of ranks; ValueError: another model's."""
         expected = {f"{name}.{slot}" for bucket in self.buckets for slot in bucket.state for name in bucket.names}
-        if differing := sorted((expected | {"step"}) ^ set(state)):
+        if differing := sorted(expected ^ set(state)):
             raise ValueError(
                 f"optimizer state differs in {', '.join(differing[:5])} ({len(differing)} names): "
                 "it was saved with another model or other optimizer settings"
@@ -282,7 +295,7 @@ class MuonAdamW:
         for bucket in self.buckets:
             for slot, share in bucket.state.items():
                 share.copy_(bucket.mine(bucket.row_of([state[f"{name}.{slot}"] for name in bucket.names], share)))
-        self.num_steps = int(state["step"])
+        self.num_steps = num_steps
 
 
 def build_optimizer(model: GPT, settings: OptimSettings, world: World) -> MuonAdamW:

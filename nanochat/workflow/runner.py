@@ -13,12 +13,13 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 from nanochat.artifacts import metrics, provenance
 from nanochat.artifacts.lease import TTL_SECONDS, Lease
+from nanochat.artifacts.mirror import Mirror
 from nanochat.artifacts.store import Damaged, Store
 from nanochat.redaction import bare
 from nanochat.workflow import launch, out_of_memory
@@ -193,8 +194,15 @@ def _make(job: Job, context: RunContext, observer: Observer, lease: Lease, begun
     try:
         if context.prepare is not None:
             context.prepare(job, work)
-        result = _attempts(job, context, observer, lease, work)
+        mirrored = job.stage.values("execution").get("mirror_checkpoints", False)
+        mirror = Mirror(context.store, job.address, work, lease.token) if mirrored else None
+        if mirror is not None:
+            mirror.restore()
+        with nullcontext() if mirror is None else mirror.following():
+            result = _attempts(job, context, observer, lease, work)
         standing = _publish(job, context, lease, work, result, begun, forced)
+        if mirror is not None:
+            mirror.forget()
     except launch.Stopped as stop:
         observer.failed(job, "KILLED", str(stop))
         raise

@@ -1,9 +1,12 @@
 """The loop: the same training whatever the device batch, exact resume, stopping, refusing what diverges, and its log."""
 
 import os
+import resource
 import signal
 import threading
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 from torch import Tensor
 
 from nanochat.artifacts import metrics
@@ -21,6 +23,7 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
 from nanochat.pipeline import Midtrain
 from nanochat.stages.trainer import from_artifact, process_group
+from nanochat.training.checkpoint import newest
 from nanochat.training.distributed import World
 from nanochat.training.loop import Batch, accumulate_gradients, fit, split_rows, stop_signals
 from nanochat.training.optim import MuonAdamW, OptimSettings, build_optimizer
@@ -72,7 +75,7 @@ def trained(root: Path, name: str, source: Rows | None = None, **options: object
         model, optimizer, source or Rows(), Schedule(STEPS, warmdown_ratio=0.5), World(), **kept(root, name), **settings
     )
     weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    return numbers, weights | optimizer.full_state()
+    return numbers, weights | optimizer.state_share()
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -84,14 +87,18 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     """How far apart two models are, as a share of their norm. Single numbers differ more: AdamW makes a full step of a
     gradient that is nothing but rounding, and Newton-Schulz rounds to bf16."""
-    weights = [name for name in a if not name.endswith(("exp_avg", "exp_avg_sq", "momentum", "variance", "step"))]
+    weights = [name for name in a if not name.endswith(("exp_avg", "exp_avg_sq", "momentum", "variance"))]
     apart = sum(float((a[name] - b[name]).square().sum()) for name in weights)
     return (apart / sum(float(a[name].square().sum()) for name in weights)) ** 0.5
 
 
 def log_of(root: Path, name: str) -> list[dict[str, float]]:
-    timing = ("time", "tok_per_s", "eta_seconds")
+    timing = ("time", "tok_per_s", "eta_seconds", "checkpoint_stall")
     return [{k: v for k, v in row.items() if k not in timing} for row in metrics.read(root / name / "metrics.jsonl")]
+
+
+def saved_steps(root: Path, name: str) -> list[int]:
+    return sorted(int(path.name.split("-")[1]) for path in (root / name / "work" / "checkpoints").iterdir())
 
 
 def interrupt() -> None:
@@ -107,6 +114,7 @@ def test_stopped_and_resumed_equals_uninterrupted_to_the_bit(at: int, tmp_path: 
     expected = trained(tmp_path, "whole", **options)[1]
     with pytest.raises(Interrupted, match=f"stopped after step {at + 1} of {STEPS} and saved"):
         trained(tmp_path, "stopped", Rows(at={at: interrupt}), **options)
+    assert saved_steps(tmp_path, "stopped")[-1] == at + 1
     assert_same(trained(tmp_path, "stopped", **options)[1], expected)
     assert log_of(tmp_path, "stopped") == log_of(tmp_path, "whole")
     assert [row["looked"] for row in log_of(tmp_path, "whole") if "looked" in row] == [0, 2, 4, 6, 8]
@@ -153,14 +161,14 @@ def test_the_device_batch_changes_only_roundings(device_batch_size: int, tmp_pat
 def test_the_loss_and_gradient_are_those_of_the_whole_step_at_once() -> None:
     model, _ = started()
     batches = Rows(4).batch(0)
-    mean, stopping = accumulate_gradients(model.loss, batches, World(), threading.Event())
+    mean, wished = accumulate_gradients(model.loss, batches, World(), lambda: True, lambda: False)
     grads = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     whole = Rows(6).batch(0)[0]
     loss = model.loss(whole.inputs, whole.targets, whole.weights) / 60.0
     loss.backward()
     assert mean == pytest.approx(float(loss.detach()), rel=1e-5)
-    assert stopping is False
+    assert wished == [True, False]
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(grads[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
 
@@ -178,7 +186,7 @@ def test_micro_batches_have_one_shape_and_the_filling_counts_for_nothing() -> No
 
 def test_a_source_without_a_micro_batch_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="no micro-batch"):
-        accumulate_gradients(started()[0].loss, [], World(), threading.Event())
+        accumulate_gradients(started()[0].loss, [], World())
 
 
 def test_a_loss_that_is_not_finite_reaches_neither_weights_nor_disk(tmp_path: Path) -> None:
@@ -190,9 +198,8 @@ def test_a_loss_that_is_not_finite_reaches_neither_weights_nor_disk(tmp_path: Pa
     source.at = {5: spoil}
     with pytest.raises(FloatingPointError, match=r"the loss is (nan|-?inf) after 5 steps.*[Ll]ower the learning rates"):
         trained(tmp_path, "a", source, checkpoint_every=2)
-    checkpoints = sorted(path.name for path in (tmp_path / "a" / "work" / "checkpoints").iterdir())
-    assert checkpoints == ["step-000002", "step-000004"]
-    for tensor in load_file(tmp_path / "a" / "work" / "checkpoints" / checkpoints[-1] / "model.safetensors").values():
+    assert saved_steps(tmp_path, "a") == [2, 4]
+    for tensor in newest(tmp_path / "a" / "work" / "checkpoints").weights().values():
         assert tensor.isfinite().all()
 
 
@@ -210,6 +217,55 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert not list((tmp_path / "a").rglob("step-*"))
 
 
+@pytest.mark.parametrize(("minutes", "steps"), [(1e-9, [7, 8]), (0.0, [8]), (600.0, [8])])
+def test_the_clock_asks_for_checkpoints_and_they_change_nothing(
+    minutes: float, steps: list[int], tmp_path: Path
+) -> None:
+    expected = trained(tmp_path, "never")[1]
+    assert_same(trained(tmp_path, "a", checkpoint_minutes=minutes)[1], expected)
+    assert saved_steps(tmp_path, "a") == steps  # the last two are kept
+
+
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[Callable[[], None]]:
+    """A function that sets such a limit, which stands for a full disk; it is taken back at the end."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("every", [2, 4])  # found out at the next checkpoint, and at the end
+def test_a_full_disk_stops_the_run_in_words_and_loses_nothing_of_before(every: int, tmp_path: Path) -> None:
+    expected = trained(tmp_path, "whole")[1]
+    checkpoints = tmp_path / "a" / "work" / "checkpoints"
+
+    def fills() -> None:
+        while newest(checkpoints) is None:
+            time.sleep(0.001)
+        disk_fills()
+
+    with (
+        no_file_larger_than(30_000) as disk_fills,
+        pytest.raises(OSError, match=r"checkpoint of step \d could not be written to .*/checkpoints \(.*too large"),
+    ):
+        trained(tmp_path, "a", Rows(at={2 * every - 1: fills}), checkpoint_every=every)
+    assert newest(checkpoints).step == every
+    assert_same(trained(tmp_path, "a", checkpoint_every=every)[1], expected)
+
+
+def test_an_error_of_the_training_is_not_hidden_by_one_of_the_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = Rows()
+    with no_file_larger_than(30_000) as disk_fills:
+        source.at = {0: disk_fills, 3: lambda: setattr(source, "spoil", float("inf"))}
+        with pytest.raises(FloatingPointError, match="the loss is"):
+            trained(tmp_path, "a", source, checkpoint_every=2)
+    assert "the checkpoint of step 2 could not be written" in caplog.text
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     trained(tmp_path, "a")
     model, optimizer = started()
@@ -222,8 +278,12 @@ def test_the_log_says_what_a_run_is_watched_by(tmp_path: Path) -> None:
     rows = list(metrics.read(tmp_path / "a" / "metrics.jsonl"))
     assert [row["step"] for row in rows] == [1, 4, 8]
     assert rows[-1].keys() >= {"loss", "lr_multiplier", "tok_per_s", "eta_seconds", "num_steps", "time", "reward"}
+    assert all(0 <= row["checkpoint_stall"] < 1 for row in rows)
+    assert 0 < numbers["checkpoint_stall"] < 1
     assert rows[-1]["eta_seconds"] == 0
     assert numbers["seconds"] > 0
+    assert numbers["checkpoint_seconds"] > 0
+    assert numbers["eval_seconds"] == 0
     assert numbers["loss"] == rows[-1]["loss"]
 
 

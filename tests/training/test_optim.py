@@ -237,12 +237,12 @@ def test_a_reloaded_state_continues_bit_for_bit(settings):
     model = shaken(MODERN)
     optimizer = build_optimizer(model, settings, World())
     half = trained(model, optimizer, range(3))
-    state = {name: tensor.clone() for name, tensor in optimizer.full_state().items()}
+    state = {name: tensor.clone() for name, tensor in optimizer.state_share().items()}
     whole = trained(model, optimizer, range(3, 6))
     again = shaken(MODERN, seed=5)
     again.load_state_dict(half)
     resumed = build_optimizer(again, settings, World())
-    resumed.load_full_state(state)
+    resumed.load_state(state, 3)
     continued = trained(again, resumed, range(3, 6))
     assert all(torch.equal(whole[name], continued[name]) for name in whole)
 
@@ -255,36 +255,51 @@ def test_the_same_seed_and_gradients_give_the_same_bits():
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
-def test_the_state_is_named_by_parameter_and_shaped_like_it():
+def test_the_state_is_named_by_parameter_and_as_large():
     model = shaken(MODERN)
     optimizer = build_optimizer(model, EVERYTHING, World())
     trained(model, optimizer, range(2))
-    state = optimizer.full_state()
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    assert int(state.pop("step")) == 2
-    for key, tensor in state.items():
+    for key, tensor in optimizer.state_share().items():
         name, slot = key.rsplit(".", 1)
-        assert tensor.device.type == "cpu"
-        assert tensor.is_contiguous()
-        if slot == "variance":
-            assert tensor.shape == (max(shapes[name]),)
-        else:
-            assert tensor.shape == shapes[name], key
-    kept = {key: tensor.clone() for key, tensor in state.items()}
-    trained(model, optimizer, [7])
-    assert all(torch.equal(kept[key], state[key]) for key in kept)  # a copy, not a view of what goes on changing
+        assert tensor.shape == ((max(shapes[name]) if slot == "variance" else shapes[name].numel()),), key
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 2), (2, 7), (64, 5)])
+def test_the_shares_of_any_number_of_ranks_are_those_of_any_other(before, after):
+    """Every number is told apart: each rank of `before` holds its places in the rows, and none may move or get lost."""
+    model, joined, back = shaken(MODERN), {}, {}
+    for rank in range(before):
+        optimizer = build_optimizer(model, EVERYTHING, World(rank=rank, size=before))
+        for bucket in optimizer.buckets:
+            for share in bucket.state.values():
+                share.copy_(torch.arange(len(share)) + rank * len(share))
+        for name, piece in optimizer.state_share().items():
+            joined[name] = torch.cat([joined[name], piece]) if name in joined else piece
+    alone = build_optimizer(model, EVERYTHING, World())
+    for bucket in alone.buckets:
+        for share in bucket.state.values():
+            share.copy_(torch.arange(len(share)))
+    assert joined.keys() == alone.state_share().keys()
+    for rank in range(after):
+        optimizer = build_optimizer(model, EVERYTHING, World(rank=rank, size=after))
+        optimizer.load_state(joined, 1)
+        for name, piece in optimizer.state_share().items():
+            back[name] = torch.cat([back[name], piece]) if name in back else piece
+    for whole in (joined, back):
+        assert all(torch.equal(whole[name], numbers) for name, numbers in alone.state_share().items())
 
 
 def test_a_state_of_another_model_is_refused():
     optimizer = build_optimizer(shaken(MODERN), EVERYTHING, World())
-    state = optimizer.full_state()
+    state = optimizer.state_share()
     with pytest.raises(ValueError, match=r"wte\.weight\.exp_avg "):
-        optimizer.load_full_state({name: tensor for name, tensor in state.items() if name != "wte.weight.exp_avg"})
+        optimizer.load_state({name: tensor for name, tensor in state.items() if name != "wte.weight.exp_avg"}, 1)
     with pytest.raises(ValueError, match=r"variance.*other optimizer settings"):
-        build_optimizer(shaken(MODERN), OptimSettings(), World()).load_full_state(state)
+        build_optimizer(shaken(MODERN), OptimSettings(), World()).load_state(state, 1)
     wider = build_optimizer(shaken(dataclasses.replace(MODERN, n_embd=64)), EVERYTHING, World())
-    with pytest.raises(ValueError, match="has shape"):
-        wider.load_full_state(state)
+    with pytest.raises(ValueError, match=r"numbers, not .*of another model"):
+        wider.load_state(state, 1)
 
 
 @pytest.mark.parametrize(
