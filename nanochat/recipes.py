@@ -151,18 +151,13 @@ def _real(
     depth: int,
     num_shards: int,
     *,
+    corpus: str = "climbmix",
     architecture: Literal["modern", "classic"] = "modern",
+    tokens_per_parameter: float = 0.0,
     vocab_size: int = 32768,
     num_ranks: int = 8,
-    device_batch_size: int = 32,
 ) -> list[Stage]:
-    """A run on real data and GPUs: the corpus and the task mixtures of the reference (its commit 4a87a0d and later)."""
-    web: dict[str, Any] = {
-        "corpus": "fineweb-edu-100b-shuffle",
-        "url": "https://huggingface.co/datasets/karpathy/fineweb-edu-100b-shuffle/resolve/main/shard_{index:05d}.parquet",
-        "validation_shard": 1822,
-        "num_shards": num_shards,
-    }
+    """A run on real data and GPUs: the corpora and the task mixtures of the reference (its commit 4a87a0d and later)."""
     asked: dict[str, Any] = {
         "tasks": "arc_easy, arc_challenge, mmlu, gsm8k, humaneval, letter_counting:256",
         "max_problems": 20_000,
@@ -170,21 +165,21 @@ def _real(
     classic = architecture == "classic"
     ranks: dict[str, Any] = {"num_ranks": num_ranks}
     look: dict[str, Any] = {"eval_rows": 5_120, "final_eval_rows": 20_480}  # 10.5 and 41.9 million tokens
-    rows: dict[str, Any] = {"device_batch_size": device_batch_size}  # what 80 GB hold, by `nanochat plan`
+    model: dict[str, Any] = {"depth": depth, "architecture": architecture, "tokens_per_parameter": tokens_per_parameter}
     return [
-        Download(**web),
+        Download(**CORPORA[corpus], num_shards=num_shards),
         WordCounts(max_chars=2_000_000_000 // num_shards),
         Tokenizer(vocab_size=vocab_size),
         Tokenize(packing="stream" if classic else "best_fit"),
         TaskData(tasks="smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval", words="english"),
         CoreData(tasks="all"),
-        Pretrain(depth=depth, architecture=architecture, eval_every=250, **look, **ranks, **rows),
+        Pretrain(**model, eval_every=250, **look, **ranks),
         BaseEval(eval_rows=20_480, **ranks),
         MidtrainData(
             mixture="smoltalk:460000, mmlu:100000, gsm8k:8000, identity_conversations:2000, spelling:200000, "
             "letter_counting:80000"
         ),
-        Midtrain(warmdown_ratio=0.2, **ranks, **rows, eval_every=150),
+        Midtrain(warmdown_ratio=0.2, **ranks, eval_every=150),
         ChatEvalMid(**asked, **ranks),
         SftData(
             mixture="arc_easy:2300, arc_challenge:1100, gsm8k:8000, smoltalk:10000, "
@@ -195,15 +190,83 @@ def _real(
             lr_frac=0.02,
             warmdown_ratio=1.0,
             **ranks,
-            device_batch_size=4,
             eval_every=100,
         ),
         ChatEvalSft(**asked, **ranks),
-        Rl(task="gsm8k", num_steps=467, **ranks, device_batch_size=8, eval_problems=400, checkpoint_every=20),
+        Rl(task="gsm8k", num_steps=467, **ranks, device_batch_size=8, eval_problems=400),
         ChatEvalRl(**asked, **ranks),
         Report(),
         Register(),
     ]
+
+
+CORPORA: dict[str, dict[str, Any]] = {
+    name: {
+        "corpus": name,
+        "url": f"https://huggingface.co/datasets/karpathy/{dataset}/resolve/main/shard_{{index:05d}}.parquet",
+        "validation_shard": shard,
+    }
+    for name, dataset, shard in (
+        ("climbmix", "climbmix-400b-shuffle", 6542),
+        ("fineweb-edu", "fineweb-edu-100b-shuffle", 1822),
+    )
+}
+
+
+@recipe
+def small() -> list[Stage]:
+    """Real data on two CPU cores in well under an hour; give it text of your own: corpus=FOLDER."""
+    asked: dict[str, Any] = {
+        "tasks": "arc_easy, arc_challenge, mmlu, gsm8k, humaneval, letter_counting, spelling, arithmetic",
+        "max_problems": 300,
+        "max_new_tokens": 128,
+        "device_batch_size": 100,
+    }
+    steps: dict[str, Any] = {"total_batch_size": 8192, "device_batch_size": 16}
+    short: dict[str, Any] = {"warmup_steps": 20, "warmdown_ratio": 0.4, "final_lr_frac": 0.0, "scalar_lr": 0.1}
+    return [
+        Download(**CORPORA["climbmix"], num_shards=1),
+        WordCounts(max_chars=100_000_000),
+        Tokenizer(vocab_size=4096),
+        Tokenize(sequence_len=512),
+        TaskData(tasks="mmlu, gsm8k, arc_easy, arc_challenge, humaneval", words="english"),
+        CoreData(tasks="all"),
+        Pretrain(depth=4, aspect_ratio=48, head_dim=64, num_steps=500, eval_every=100, **steps, **short),
+        BaseEval(eval_rows=512, core_max_per_task=20),
+        MidtrainData(
+            mixture="mmlu:6000, gsm8k:7000, identity_conversations:2000, spelling:20000, letter_counting:12000, "
+            "arithmetic:12000",
+            sequence_len=512,
+        ),
+        Midtrain(warmdown_ratio=0.2, **steps),
+        ChatEvalMid(**asked),
+        SftData(
+            mixture="arc_easy:2200, arc_challenge:1100, gsm8k:2000, identity_conversations:2000, spelling:10000, "
+            "letter_counting:5000, arithmetic:8000",
+            sequence_len=512,
+        ),
+        Sft(**steps),
+        ChatEvalSft(**asked),
+        Rl(
+            task="arithmetic",
+            num_steps=30,
+            samples_per_prompt=8,
+            max_new_tokens=48,
+            lr_frac=0.09,
+            log_every=1,
+            compile=False,
+            device_batch_size=32,
+        ),
+        ChatEvalRl(**asked),
+        Report(),
+        Register(),
+    ]
+
+
+@recipe
+def one_gpu() -> list[Stage]:
+    """d20 on one GPU overnight; where the card is small `nanochat plan` names the depth that fits."""
+    return _real(20, 160, num_ranks=1)
 
 
 @recipe
@@ -214,23 +277,23 @@ def d12() -> list[Stage]:
 
 @recipe
 def speedrun() -> list[Stage]:
-    """d20 on one node of 8 GPUs: the afternoon's run."""
-    return _real(20, 240, device_batch_size=16)
+    """d24 on one node of 8 GPUs: the grade of GPT-2 in an afternoon, as the reference's time-to-GPT-2 run."""
+    return _real(24, 170, tokens_per_parameter=8.0)
 
 
 @recipe
 def d26() -> list[Stage]:
-    """d26 on one node of 8 GPUs: about GPT-2 grade."""
-    return _real(26, 450, device_batch_size=8)
+    """d26 on one node of 8 GPUs: beyond GPT-2."""
+    return _real(26, 330)
 
 
 @recipe
 def d32() -> list[Stage]:
-    """d32 on one node of 8 GPUs: a day and a half."""
-    return _real(32, 800, device_batch_size=4)
+    """d32 on one node of 8 GPUs: more than half a day."""
+    return _real(32, 600)
 
 
 @recipe
 def classic_d20() -> list[Stage]:
     """The plain architecture of the first write-ups, to the parameter: 560,988,160."""
-    return _real(20, 240, architecture="classic", vocab_size=65536, device_batch_size=16)
+    return _real(20, 240, corpus="fineweb-edu", architecture="classic", vocab_size=65536)

@@ -19,7 +19,7 @@ from nanochat.model.memory import USABLE, peak_memory, rows_that_fit
 from nanochat.planning import rates
 from nanochat.scaling import Hyperparameters
 from nanochat.tasks.mixture import parse_mixture
-from nanochat.tasks.task import comma_separated
+from nanochat.tasks.task import asked_problems, comma_separated
 from nanochat.workflow.stage import Stage
 
 FEWEST_STEPS = 50  # of a stage that trains, where nobody has chosen its length
@@ -122,10 +122,8 @@ def _compared(cost: Cost, by_name: Mapping[str, Cost]) -> list[str]:
         return []
     said = []
     if cost.seconds > max(pretrain.seconds, 600) and cost.device != "cpu":
-        said.append(
-            f"takes longer than pretraining ({cost.seconds / 3600:.1f} h beside {pretrain.seconds / 3600:.1f} h)"
-        )
-    trains = {"chat_eval_mid": "midtrain", "chat_eval_sft": "sft", "chat_eval_rl": "rl"}.get(cost.name)
+        said.append(f"takes {cost.seconds / 3600:.1f} h, longer than pretraining ({pretrain.seconds / 3600:.1f} h)")
+    trains = {"chat_eval_mid": "midtrain", "chat_eval_sft": "sft", "chat_eval_rl": "rl"}.get(cost.name, "")
     trained = by_name[trains].seconds if trains in by_name else None
     if trained is not None and cost.seconds > max(2 * trained, 1800):
         said.append(f"takes {cost.seconds / trained:.0f} times as long as {trains}: lower {cost.name}.max_problems")
@@ -137,7 +135,7 @@ def _cpu(name: str, seconds: float, disk: float = 0.0) -> Cost:
 
 
 def _download(plan: Plan, stage: Any) -> Cost:
-    characters, size = corpus_size(stage)
+    size = corpus_size(stage)[1]
     shards = stage.num_shards + 1
     if size is None:
         return Cost(stage.name, "cpu")
@@ -188,8 +186,8 @@ def _core_data(plan: Plan, stage: Any) -> Cost:
 
 def _pretrain(plan: Plan, stage: Any) -> Cost:
     derived = plan.derived
-    looks = 1 + (derived.num_steps // stage.eval_every if stage.eval_every else 1)
-    seen = looks * stage.eval_rows * derived.config.sequence_len
+    looks = 1 + (derived.num_steps // stage.eval_every if stage.eval_every else 0)
+    seen = (looks * stage.eval_rows + stage.final_eval_rows) * derived.config.sequence_len
     seconds = plan.trained_seconds(derived.tokens, stage.num_ranks) + plan.read_seconds(seen, stage.num_ranks)
     download = plan.stage(pipeline.Download)
     characters, epochs, warnings = corpus_size(download)[0], None, []
@@ -199,8 +197,8 @@ def _pretrain(plan: Plan, stage: Any) -> Cost:
         if epochs > stage.max_epochs:
             shards = -(-derived.tokens * rates.BYTES_PER_TOKEN // characters)
             warnings.append(
-                f"needs {derived.tokens / 1e9:.1f}B tokens, {download.num_shards} shards have about {there / 1e9:.1f}B: "
-                f"download.num_shards={shards:.0f}"
+                f"needs {derived.tokens / 1e9:.1f}B tokens, {download.num_shards} shards have about "
+                f"{there / 1e9:.1f}B: download.num_shards={shards:.0f}"
             )
     return _training(plan, stage, seconds, derived.num_steps, derived.total_batch_size, epochs, warnings)
 
@@ -257,8 +255,8 @@ def _chat(plan: Plan, stage: Any) -> Cost:
     said = []
     if not stage.num_steps and steps is not None and steps < FEWEST_STEPS:
         said = [
-            f"one epoch is about {steps} steps, too few to learn from: lower {stage.name}.total_batch_size, add rows to "
-            f"{stage.name}_data.mixture, or set {stage.name}.num_steps if that is meant"
+            f"one epoch is about {steps} steps, too few to learn from: lower {stage.name}.total_batch_size, add rows "
+            f"to {stage.name}_data.mixture, or set {stage.name}.num_steps if that is meant"
         ]
     seconds = None if steps is None else plan.trained_seconds(steps * batch, stage.num_ranks)
     return _training(plan, stage, seconds, steps, batch, 1.0 if not stage.num_steps else epochs, said)
@@ -288,9 +286,8 @@ def _rl(plan: Plan, stage: Any) -> Cost:
 
 def _base_eval(plan: Plan, stage: Any) -> Cost:
     tokens = stage.eval_rows * plan.derived.config.sequence_len
-    core = plan.stages.get("core_data")
-    if core is not None and getattr(core, "tasks", ""):
-        tasks = 22 if core.tasks == "all" else len(comma_separated(core.tasks))  # type: ignore[attr-defined]
+    if labels := plan.stage(pipeline.CoreData).tasks:
+        tasks = 22 if labels == "all" else len(comma_separated(labels))
         most = rates.CORE_EXAMPLES["22"] * tasks / 22
         tokens += min(most, min(stage.core_max_per_task, 4000) * tasks * 0.85) * rates.CORE_TOKENS
     return Cost(stage.name, "gpu", rates.START_SECONDS + plan.read_seconds(tokens, stage.num_ranks))
@@ -298,13 +295,14 @@ def _base_eval(plan: Plan, stage: Any) -> Cost:
 
 def _chat_eval(plan: Plan, stage: Any) -> Cost:
     seconds = rates.START_SECONDS
-    for name in comma_separated(stage.tasks):
+    for name, limit in asked_problems(stage.tasks, f"{stage.name}.tasks").items():
         _, prompt, problems = rates.CONVERSATION_TOKENS[name]
-        count = min(stage.max_problems, problems)
+        count = min(stage.max_problems, limit or problems, problems)
         seconds += plan.read_seconds(count * prompt, stage.num_ranks)
         if name not in ("mmlu", "arc_easy", "arc_challenge"):
             said = min(stage.max_new_tokens, 2 * rates.ANSWER_TOKENS.get(name, rates.USUAL_ANSWER))
-            seconds += plan.decoded_seconds(count, said, stage.device_batch_size, stage.num_ranks)
+            answers = count * stage.num_samples
+            seconds += plan.decoded_seconds(answers, said, stage.device_batch_size, stage.num_ranks)
     return Cost(stage.name, "gpu", seconds)
 
 

@@ -1,8 +1,7 @@
-"""What a plan takes, before a cent is spent: what is done, parameters, tokens, FLOPs, memory, hours, cost.
+"""What a plan takes, before a cent is spent: what is done, sizes, and of every stage time, money, memory and disk.
 
-Every derived number comes with its reason (scaling.py). Hours are FLOPs over the peak of the named GPUs at the stated
-share of it; chat stages are not counted. Of every stage that trains it says the tokens of a step and the learning rates
-that it really takes, and the number of steps where no data decides it. It measures nothing.
+Every derived number comes with its reason (scaling.py), every stage with its cost (costs.py). Of every stage that trains
+it says the tokens of a step, the steps, the epochs and the learning rates that it really takes. It measures nothing.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from typing import Any
 
 from nanochat import scaling
 from nanochat.errors import unknown
-from nanochat.model.gpus import DOLLARS_AN_HOUR, MEMORY_BYTES, PEAK_FLOPS
-from nanochat.model.memory import peak_memory, rows_that_fit
+from nanochat.model.gpus import DOLLARS_AN_HOUR
 from nanochat.pipeline import Chat, Pretrain, Rl, Tokenize, Tokenizer
+from nanochat.planning.costs import Cost, Hardware, Plan, batch_of, costs
 from nanochat.redaction import bare
 from nanochat.scaling import Hyperparameters, Rates
 from nanochat.training.schedule import Schedule
 from nanochat.workflow.explain import Status
 from nanochat.workflow.plan import Step
 
-MFU = 0.45  # of a well-filled GPU; nanochat's d32 ran at 0.51 on 8 H100s (2025-10)
 GIB = 2**30
-USUAL_GPU = "H100"  # whose memory counts where none is named
+USUAL_GPU = "H100"
+ON_A_CPU = 1e15  # FLOPs of pretraining, up to which a plan is priced for a CPU where no GPUs are named: some hours
 
 
 def parse_gpus(text: str) -> tuple[int, str]:
@@ -37,14 +36,63 @@ def parse_gpus(text: str) -> tuple[int, str]:
     return int(match[1]), match[2]
 
 
+def hardware_of(gpus: str, pretrain: Pretrain, derived: Hyperparameters) -> Hardware:
+    """The GPUs that are named, else H100s, as many as the recipe has ranks, else the CPU for what one can do."""
+    if gpus:
+        return Hardware(*parse_gpus(gpus))
+    return Hardware(1) if derived.flops < ON_A_CPU else Hardware(pretrain.num_ranks, USUAL_GPU)
+
+
 def describe(recipe: str, steps: Iterable[Step], found: Iterable[Status], gpus: str = "") -> dict[str, Any]:
-    """The plan as data; `parameters` is the size of the model."""
+    """The plan as data; `parameters` is the size of the model, `stages` what each of them costs."""
+    steps, found = list(steps), list(found)
     by_name = {step.name: step for step in steps}
     described: dict[str, Any] = {"recipe": recipe, "steps": [_step(status) for status in found]}
     pretrain = by_name.get("pretrain")
-    if pretrain is not None and isinstance(pretrain.stage, Pretrain):
-        described |= _model(by_name, pretrain.stage, gpus)
-    return described
+    if pretrain is None or not isinstance(pretrain.stage, Pretrain):
+        return described
+    tokenizer, tokenize = by_name["tokenizer"].stage, by_name["tokenize"].stage
+    assert isinstance(tokenizer, Tokenizer), tokenizer
+    assert isinstance(tokenize, Tokenize), tokenize
+    derived = scaling.derive(pretrain.stage, tokenizer.vocab_size, tokenize.sequence_len)
+    hardware = hardware_of(gpus, pretrain.stage, derived)
+    plan = Plan({name: step.stage for name, step in by_name.items()}, derived, hardware)
+    priced = costs(plan)
+    done = {status.step.name for status in found if status.done}
+    stages = [_stage(cost, by_name[cost.name].address, cost.name in done, hardware) for cost in priced]
+    by_cost = {cost.name: cost for cost in priced}
+    return described | _model(plan, pretrain.stage, by_cost) | _totals(stages, hardware) | {"stages": stages}
+
+
+def _stage(cost: Cost, address: str, cached: bool, hardware: Hardware) -> dict[str, Any]:
+    on_gpus = cost.device != "cpu"
+    return {
+        "name": cost.name,
+        "address": address,
+        "cached": cached,
+        "device": cost.device,
+        "steps": cost.steps,
+        "tokens_per_step": cost.tokens_per_step,
+        "epochs": cost.epochs,
+        "seconds": cost.seconds,
+        "dollars": None if cost.seconds is None else hardware.dollars(cost.seconds) if on_gpus else 0.0,
+        "memory_bytes": cost.memory_bytes,
+        "disk_bytes": cost.disk_bytes,
+        "warnings": list(cost.warnings),
+    }
+
+
+def _totals(stages: list[dict[str, Any]], hardware: Hardware) -> dict[str, Any]:
+    """Of what is still to be made; a stage whose time is not known makes the sum a lower bound."""
+    to_make = [stage for stage in stages if not stage["cached"]]
+    totals = {key: sum(stage[key] or 0 for stage in to_make) for key in ("seconds", "dollars", "disk_bytes")}
+    pretrain = next(stage for stage in stages if stage["name"] == "pretrain")
+    return {
+        "gpus": f"{hardware.count}x{hardware.kind}" if hardware.kind else "cpu",
+        "hours": pretrain["seconds"] / 3600,
+        "dollars": pretrain["dollars"],
+        "total": totals,
+    }
 
 
 def _step(status: Status) -> dict[str, Any]:
@@ -61,18 +109,9 @@ def _step(status: Status) -> dict[str, Any]:
     }
 
 
-def _model(by_name: dict[str, Step], stage: Pretrain, gpus: str) -> dict[str, Any]:
-    tokenizer, tokenize = by_name["tokenizer"].stage, by_name["tokenize"].stage
-    assert isinstance(tokenizer, Tokenizer), tokenizer
-    assert isinstance(tokenize, Tokenize), tokenize
-    derived = scaling.derive(stage, tokenizer.vocab_size, tokenize.sequence_len)
-    sparing: dict[str, Any] = {name: getattr(stage, name) for name in ("checkpoint_activations", "loss_chunk")}
-    rows_per_rank = max(1, derived.total_batch_size // (tokenize.sequence_len * stage.num_ranks))
-    card = MEMORY_BYTES[parse_gpus(gpus)[1] if gpus else USUAL_GPU]
-    rows = stage.device_batch_size or rows_that_fit(derived.config, rows_per_rank, card, stage.num_ranks, **sparing)
-    rows = min(rows, rows_per_rank)
-    described = {
-        "device_batch_size": rows,
+def _model(plan: Plan, stage: Pretrain, by_cost: dict[str, Cost]) -> dict[str, Any]:
+    derived = plan.derived
+    return {
         "parameters": derived.num_parameters,
         "n_layer": derived.config.n_layer,
         "n_embd": derived.config.n_embd,
@@ -82,44 +121,42 @@ def _model(by_name: dict[str, Step], stage: Pretrain, gpus: str) -> dict[str, An
         "tokens": derived.tokens,
         "flops": derived.flops,
         "weight_decay": derived.weight_decay,
-        "peak_memory_bytes": peak_memory(derived.config, rows, stage.num_ranks, **sparing),
+        "device_batch_size": plan.rows(stage, derived.total_batch_size),
+        "peak_memory_bytes": by_cost["pretrain"].memory_bytes,
         "reasons": derived.reasons,
-        "training": list(_training(by_name, stage, derived)),
+        "training": list(_training(plan, stage, by_cost)),
     }
-    if gpus:
-        count, kind = parse_gpus(gpus)
-        hours = derived.flops / (count * PEAK_FLOPS[kind] * MFU) / 3600
-        described |= {"gpus": gpus, "hours": hours, "dollars": hours * count * DOLLARS_AN_HOUR[kind]}
-    return described
 
 
-def _training(by_name: dict[str, Step], pretrain: Pretrain, derived: Hyperparameters) -> Iterator[dict[str, Any]]:
+def _training(plan: Plan, pretrain: Pretrain, by_cost: dict[str, Cost]) -> Iterator[dict[str, Any]]:
     """The stages that train: tokens of a step over all ranks, steps, rates after `lr_frac` and batch, their sum."""
-    batch = derived.total_batch_size
-    rates, scale = derived.rates, derived.lr_scale
+    derived = plan.derived
+    rates = derived.rates
     ramps: Schedule | None = Schedule(derived.num_steps, rates.warmup_steps, rates.warmdown_ratio, rates.final_lr_frac)
-    yield _trained("pretrain", batch, derived.num_steps, derived.rates, scale, ramps)
+    yield _trained(by_cost["pretrain"], rates, derived.lr_scale, ramps, exact=True)
     for name in ("midtrain", "sft", "rl"):
-        stage = by_name[name].stage if name in by_name else None
+        stage = plan.stages.get(name)
         if isinstance(stage, Chat):
-            batch, ratio = stage.total_batch_size or batch, stage.warmdown_ratio
-            tokens = batch
+            tokens, ratio = batch_of(plan, name), stage.warmdown_ratio
         elif isinstance(stage, Rl):
             tokens, ratio = stage.most_tokens_per_step(), 1.0
         else:
             continue
-        ramps = Schedule(stage.num_steps, warmdown_ratio=ratio) if stage.num_steps else None
+        steps = by_cost[name].steps
+        ramps = Schedule(steps, warmdown_ratio=ratio) if steps else None
         scale = stage.lr_frac * scaling.lr_scale(pretrain.architecture, tokens)
-        yield _trained(name, tokens, stage.num_steps, derived.rates, scale, ramps)
+        yield _trained(by_cost[name], rates, scale, ramps, exact=bool(stage.num_steps))
 
 
-def _trained(name: str, tokens: int, steps: int, rates: Rates, scale: float, ramps: Schedule | None) -> dict[str, Any]:
+def _trained(cost: Cost, rates: Rates, scale: float, ramps: Schedule | None, *, exact: bool) -> dict[str, Any]:
     learning_rates = {each: rate * scale for each, rate in rates.learning_rates().items()}
-    multipliers = sum(ramps.lr(step) for step in range(steps)) if ramps else None
+    multipliers = sum(ramps.lr(step) for step in range(ramps.num_steps)) if ramps else None
     return {
-        "stage": name,
-        "tokens_per_step": tokens,
-        "num_steps": steps or None,
+        "stage": cost.name,
+        "tokens_per_step": cost.tokens_per_step,
+        "num_steps": cost.steps,
+        "exact": exact,  # else by the mean lengths of conversations
+        "epochs": cost.epochs,
         "learning_rates": learning_rates,
         "matrix_lr_sum": None if multipliers is None else learning_rates["matrix_lr"] * multipliers,
     }
@@ -127,27 +164,74 @@ def _trained(name: str, tokens: int, steps: int, rates: Rates, scale: float, ram
 
 def text(described: dict[str, Any]) -> str:
     """The same for people."""
-    lines = [f"recipe {described['recipe']}"]
-    for step in described["steps"]:
-        parts = f"  ({len(step['parts'])} parts)" if step["parts"] else ""
-        lines.append(f"  {'done   ' if step['done'] else 'to make'}  {step['on']}  {step['address']}{parts}")
-    if "parameters" not in described:
+    if "stages" not in described:
+        lines = [f"recipe {described['recipe']}"]
+        for step in described["steps"]:
+            lines.append(f"  {'done   ' if step['done'] else 'to make'}  {step['on']}  {step['address']}")
         return "\n".join(lines)
-    lines += [
+    sizes = [
         "",
         f"  parameters  {described['parameters']:,}",
         f"  training    {described['tokens']:,} tokens in {described['num_steps']:,} steps",
         f"  FLOPs       {described['flops']:.3g}",
-        f"  memory      {described['peak_memory_bytes'] / GIB:.1f} GiB a rank at the most, estimated",
+        f"  memory      {described['peak_memory_bytes'] / GIB:.1f} GiB a rank at the most, estimated, with "
+        f"{described['device_batch_size']} rows a forward pass",
     ]
-    if "gpus" in described:
-        cost = f"{described['hours']:.1f} h, about ${described['dollars']:,.0f}"
-        lines.append(f"  pretraining on {described['gpus']}: {cost} (at {MFU:.0%} of the peak)")
-    lines += ["", "  stage      tokens a step    steps   rates: matrix, embedding, head, scalars    sum of the first"]
+    reasons = ["", "  because"] + [f"    {name}: {reason}" for name, reason in described["reasons"].items()]
+    return "\n".join([*_priced(described), *sizes, *_rates(described), *reasons])
+
+
+def _priced(described: dict[str, Any]) -> Iterator[str]:
+    """A line a stage, the totals and the warnings."""
+    parts = {step["stage"]: len(step["parts"]) for step in described["steps"]}
+    addresses = {stage["name"]: _address(stage, parts) for stage in described["stages"]}
+    width = max(map(len, addresses.values()))
+    yield f"recipe {described['recipe']} on {described['gpus']}"
+    yield f"           {'device':<6} {'stage':<{width}} {'time':>9} {'dollars':>9} {'disk':>9}"
+    for stage in described["stages"]:
+        time = "?" if stage["seconds"] is None else duration(stage["seconds"])
+        dollars = f"{stage['dollars']:,.2f}" if stage["dollars"] else ""
+        state = "done   " if stage["cached"] else "to make"
+        disk = _size(stage["disk_bytes"])
+        row = f"  {state}  {stage['device']:<6} {addresses[stage['name']]:<{width}} {time:>9} {dollars:>9} {disk:>9}"
+        yield row.rstrip()
+    total = described["total"]
+    money = f"{total['dollars']:,.2f}" if total["dollars"] else ""
+    row = f"{duration(total['seconds']):>9} {money:>9} {_size(total['disk_bytes']):>9}"
+    yield f"  {'to make':<15} {'all of it':<{width}} {row}".rstrip()
+    for stage in described["stages"]:
+        for warning in stage["warnings"]:
+            yield f"  ! {stage['name']} {warning}"
+
+
+def _address(stage: dict[str, Any], parts: dict[str, int]) -> str:
+    count = parts.get(stage["name"], 0)
+    return f"{stage['address']}  ({count} parts)" if count else stage["address"]
+
+
+def _rates(described: dict[str, Any]) -> Iterator[str]:
+    """A line for each stage that trains."""
+    yield ""
+    yield "  stage      tokens a step    steps  epochs   rates: matrix, embedding, head, scalars    sum of the first"
     for each in described["training"]:
         rates = "  ".join(f"{rate:.3g}" for rate in each["learning_rates"].values())
-        steps = f"{each['num_steps']:,}" if each["num_steps"] else "1 epoch"
+        mark = "" if each["exact"] else "~"
+        steps = f"{mark}{each['num_steps']:,}" if each["num_steps"] else "?"
+        epochs = "" if each["epochs"] is None else f"{each['epochs']:.2g}"
         total = f"{each['matrix_lr_sum']:.3g}" if each["num_steps"] else ""
-        lines.append(f"  {each['stage']:<9}{each['tokens_per_step']:>15,}{steps:>9}   {rates:<43}{total}".rstrip())
-    lines += ["", "  because"] + [f"    {name}: {reason}" for name, reason in described["reasons"].items()]
-    return "\n".join(lines)
+        line = f"  {each['stage']:<9}{each['tokens_per_step']:>15,}{steps:>9}{epochs:>8}   {rates:<43}{total}"
+        yield line.rstrip()
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.4 h`, `2.1 days`."""
+    for unit, size, most in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 48 * 3600)):
+        if seconds < most:
+            return f"{seconds / size:.1f} {unit}" if unit == "h" else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.1f} days"
+
+
+def _size(count: float) -> str:
+    if count < 1e6:
+        return ""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -221,8 +221,9 @@ def test_the_code_of_a_stage_is_what_it_imports_and_nothing_else():
         "nanochat.stages.midtrain",
         "nanochat.training.loop",
         "nanochat.model.gpt",
-        "nanochat.tasks.spelling",
+        "nanochat.data.conversation_packing",
     } <= used
+    assert "nanochat.tasks.spelling" in provenance.closure(["nanochat.stages.chat_data"])
     assert "nanochat.stages.rl" not in used
     assert "nanochat.pipeline" not in used
     assert provenance.closure(["json", "nanochat.nowhere"]) == set()
