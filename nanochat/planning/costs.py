@@ -254,12 +254,15 @@ def _chat(plan: Plan, stage: Any) -> Cost:
     epochs = None if rows is None or steps is None else steps * rows_per_step / rows
     said = []
     if not stage.num_steps and steps is not None and steps < FEWEST_STEPS:
-        said = [
-            f"one epoch is about {steps} steps, too few to learn from: lower {stage.name}.total_batch_size, add rows "
-            f"to {stage.name}_data.mixture, or set {stage.name}.num_steps if that is meant"
-        ]
+        said = [f"one epoch is about {steps} steps, too few to learn from: {too_short(stage)}"]
     seconds = None if steps is None else plan.trained_seconds(steps * batch, stage.num_ranks)
     return _training(plan, stage, seconds, steps, batch, 1.0 if not stage.num_steps else epochs, said)
+
+
+def too_short(stage: Any) -> str:
+    """What to do about an epoch of too few steps."""
+    name = stage.name
+    return f"lower {name}.total_batch_size, add rows to {name}_data.mixture, or set {name}.num_steps if that is meant"
 
 
 def batch_of(plan: Plan, name: str) -> int:

@@ -1,7 +1,7 @@
 """What a plan takes, before a cent is spent: what is done, sizes, and of every stage time, money, memory and disk.
 
-Every derived number comes with its reason (scaling.py), every stage with its cost (costs.py). Of every stage that trains
-it says the tokens of a step, the steps, the epochs and the learning rates that it really takes. It measures nothing.
+Every derived number comes with its reason (scaling.py), every stage with its cost (costs.py). Of every stage that
+trains it says the tokens of a step, the steps, the epochs and the rates that it really takes. It measures nothing.
 """
 
 from __future__ import annotations

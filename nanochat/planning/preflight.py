@@ -28,6 +28,7 @@ from nanochat.pipeline import (
     Tokenize,
     Tokenizer,
 )
+from nanochat.planning.costs import FEWEST_STEPS, chat_rows, too_short
 from nanochat.tasks import TASKS
 from nanochat.tasks.mixture import OWN, parse_mixture
 from nanochat.tasks.published import named
@@ -96,7 +97,20 @@ def _check_sizes(stages: Stages, every: Stages, text_bytes: int | None) -> None:
         if isinstance(stage, Chat):
             batch = stage.total_batch_size or batch  # else as in the stage before
             if name in stages:
-                scaling.rows_per_step(batch, tokenize.sequence_len, stage.num_ranks, name)
+                rows_per_step = scaling.rows_per_step(batch, tokenize.sequence_len, stage.num_ranks, name)
+                _check_length(stage, every.get(f"{name}_data"), rows_per_step)
+
+
+def _check_length(stage: Chat, data: Stage | None, rows_per_step: int) -> None:
+    """One epoch is long enough to learn from, by the mean lengths of conversations; the stage itself counts exactly."""
+    rows = chat_rows(data)[1] if isinstance(data, ChatData) else None
+    if not stage.num_steps and rows is not None:
+        steps = -(-int(rows) // rows_per_step)
+        if steps < FEWEST_STEPS:
+            raise ValueError(
+                f"{stage.name}: one epoch of {stage.name}_data.mixture is about {steps} steps of {rows_per_step:,} rows, "
+                f"too few to learn from: {too_short(stage)}"
+            )
 
 
 def _check_horizon(stage: Pretrain, tokens: int, text_bytes: int) -> None:
