@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from nanochat import scaling
 from nanochat.artifacts.store import Store
-from nanochat.data.sources import preflight as preflight_corpus
+from nanochat.data.corpus_preflight import preflight as preflight_corpus
 from nanochat.evaluation.core_bundle import load_source as load_core_source
 from nanochat.evaluation.core_published import preflight as preflight_core
 from nanochat.locations import is_bucket
@@ -103,7 +103,7 @@ def _check_horizon(stage: Pretrain, tokens: int, text_bytes: int) -> None:
     if tokens > most:
         raise ValueError(
             f"pretrain needs {tokens:,} tokens, the corpus has about {most:,.0f} at the most: lower pretrain.num_steps "
-            f"or pretrain.tokens_per_parameter, raise download.num_shards, or allow pretrain.max_epochs"
+            f"or pretrain.tokens_per_parameter, take more text (download.num_shards), or allow pretrain.max_epochs"
         )
 
 

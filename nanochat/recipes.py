@@ -157,12 +157,6 @@ def _real(
     device_batch_size: int = 32,
 ) -> list[Stage]:
     """A run on real data and GPUs: the corpus and the task mixtures of the reference (its commit 4a87a0d and later)."""
-    web: dict[str, Any] = {
-        "corpus": "fineweb-edu-100b-shuffle",
-        "url": "https://huggingface.co/datasets/karpathy/fineweb-edu-100b-shuffle/resolve/main/shard_{index:05d}.parquet",
-        "validation_shard": 1822,
-        "num_shards": num_shards,
-    }
     asked: dict[str, Any] = {
         "tasks": "arc_easy, arc_challenge, mmlu, gsm8k, humaneval, spelling",
         "max_problems": 20_000,
@@ -171,7 +165,7 @@ def _real(
     ranks: dict[str, Any] = {"num_ranks": num_ranks}
     rows: dict[str, Any] = {"device_batch_size": device_batch_size}  # what 80 GB hold, by `nanochat plan`
     return [
-        Download(**web),
+        Download(corpus="fineweb-edu", num_shards=num_shards),
         WordCounts(max_chars=2_000_000_000 // num_shards),
         Tokenizer(vocab_size=vocab_size),
         Tokenize(packing="stream" if classic else "best_fit"),
