@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from nanochat.data.sources import environment_digest, parse_source
+from nanochat.data.corpora import CORPORA
+from nanochat.data.sources import parse_source, resolve
 from nanochat.data.special_tokens import SPECIAL_TOKENS
 from nanochat.shared_knobs import Chat, ChatData, ChatEval, ModelStage, Trained
 from nanochat.workflow.stage import STAGES, Stage, execution, identity  # noqa: F401 (STAGES: the list of the classes below)
@@ -21,18 +22,25 @@ SCORE_FILES = ("scores.json", "samples.md")
 class Download(Stage, makes=("index.json",), mapped=True):
     """Fetches the corpus, one part a shard; part 0 is the pinned validation shard."""
 
-    corpus: str = identity("python-docs", "name of the corpus; python-docs is the embedded one, made on this machine")
+    corpus: str = identity(
+        "python-docs",
+        f"{', '.join(CORPORA)}; a folder or file of your own (/..., ~/..., ./...); or any name, with a url",
+    )
     url: str = execution(
-        "", "where the shards are: https://, s3:// or file:// with {index:05d}, or datasets:PATH/CONFIG/SPLIT"
+        "",
+        "where the shards are: https://, s3:// or file:// with {index:05d}, or datasets:PATH/CONFIG/SPLIT; "
+        "empty: as the corpus is known",
     )
     num_shards: int = identity(1, "training shards to fetch", at_least=1, at_most=100_000, of_parts=False)
     validation_shard: int = identity(
-        -1, "index of the pinned validation shard in the source; -1: the embedded corpus's own"
+        -1, "index of the pinned validation shard in the source; -1: what the corpus itself holds out"
     )
-    text_column: str = identity("text", "column of the shards that holds the text")
+    text_column: str = identity("text", "column of the shards, or field of JSON lines, that holds the text")
     revision: str = identity("", "hand-bumped when the same name stands for other text")
     environment: str = identity(
-        "auto", "python-docs: digest of the versions of Python and packages; auto: of this machine"
+        "auto",
+        "digest of what this machine has: versions of Python and packages (python-docs), or the files of a folder; "
+        "auto: as they are now",
     )
     timeout_seconds: float = execution(60.0, "a connection that gives nothing for so long is tried again", at_least=1)
     retries: int = execution(5, "attempts per shard, with exponential backoff", at_least=1)
@@ -41,9 +49,7 @@ class Download(Stage, makes=("index.json",), mapped=True):
         parse_source(self)
 
     def resolved(self) -> Download:
-        if self.corpus == "python-docs":
-            return self.replaced(environment=environment_digest()) if self.environment == "auto" else self
-        return self.replaced(environment="")
+        return self.replaced(**resolve(self))
 
     def label(self) -> str:
         return self.corpus.replace("/", "-")

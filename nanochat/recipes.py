@@ -157,7 +157,7 @@ def _real(
     vocab_size: int = 32768,
     num_ranks: int = 8,
 ) -> list[Stage]:
-    """A run on real data and GPUs: the corpora and the task mixtures of the reference (its commit 4a87a0d and later)."""
+    """A run on real data and GPUs: corpora and task mixtures of the reference (its commit 4a87a0d and later)."""
     asked: dict[str, Any] = {
         "tasks": "arc_easy, arc_challenge, mmlu, gsm8k, humaneval, letter_counting:256",
         "max_problems": 20_000,
@@ -167,7 +167,7 @@ def _real(
     look: dict[str, Any] = {"eval_rows": 5_120, "final_eval_rows": 20_480}  # 10.5 and 41.9 million tokens
     model: dict[str, Any] = {"depth": depth, "architecture": architecture, "tokens_per_parameter": tokens_per_parameter}
     return [
-        Download(**CORPORA[corpus], num_shards=num_shards),
+        Download(corpus=corpus, num_shards=num_shards),
         WordCounts(max_chars=2_000_000_000 // num_shards),
         Tokenizer(vocab_size=vocab_size),
         Tokenize(packing="stream" if classic else "best_fit"),
@@ -200,19 +200,6 @@ def _real(
     ]
 
 
-CORPORA: dict[str, dict[str, Any]] = {
-    name: {
-        "corpus": name,
-        "url": f"https://huggingface.co/datasets/karpathy/{dataset}/resolve/main/shard_{{index:05d}}.parquet",
-        "validation_shard": shard,
-    }
-    for name, dataset, shard in (
-        ("climbmix", "climbmix-400b-shuffle", 6542),
-        ("fineweb-edu", "fineweb-edu-100b-shuffle", 1822),
-    )
-}
-
-
 @recipe
 def small() -> list[Stage]:
     """Real data on two CPU cores in well under an hour; give it text of your own: corpus=FOLDER."""
@@ -225,7 +212,7 @@ def small() -> list[Stage]:
     steps: dict[str, Any] = {"total_batch_size": 8192, "device_batch_size": 16}
     short: dict[str, Any] = {"warmup_steps": 20, "warmdown_ratio": 0.4, "final_lr_frac": 0.0, "scalar_lr": 0.1}
     return [
-        Download(**CORPORA["climbmix"], num_shards=1),
+        Download(corpus="climbmix"),
         WordCounts(max_chars=100_000_000),
         Tokenizer(vocab_size=4096),
         Tokenize(sequence_len=512),

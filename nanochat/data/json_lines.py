@@ -12,7 +12,7 @@ import codecs
 import json
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,23 @@ def read(path: Path | zipfile.Path) -> Iterator[tuple[str, Row]]:
     return ((where, _object(value, where)) for where, value in read_values(path))
 
 
+def read_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, Row]]:
+    """The same from the lines of a file that is open already."""
+    return ((where, _object(value, where)) for where, value in _values(lines, name))
+
+
 def read_values(path: Path | zipfile.Path) -> Iterator[tuple[str, Any]]:
     """The values of a file, whatever they are, each with where it stands."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if content.strip():
-                where = f"{path}, line {number}"
-                yield where, parsed(content, where)
+        yield from _values(file, str(path))
+
+
+def _values(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if content.strip():
+            where = f"{name}, line {number}"
+            yield where, parsed(content, where)
 
 
 def parsed_object(content: bytes, where: str) -> Row:

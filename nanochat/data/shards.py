@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanochat.data import columns
 from nanochat.data.sources import HuggingFaceDataset
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Progress = Callable[[int, int, str], None]  # done, in total (0: unknown), of what
+Text = TypeVar("Text", str, str | None)
 ROW_GROUP = 1024  # documents
-HELD_OUT_EVERY = 100  # documents of a dataset without a validation shard
+HELD_OUT_EVERY = 100  # documents of a source without a validation shard
 COUNTS = "words.counts"  # of a counted shard
 
 
@@ -89,14 +90,22 @@ def dataset_texts(source: HuggingFaceDataset, part: int, progress: Progress) -> 
             f"download.num_shards or validation_shard: {source.describe()} has {dataset.num_shards} files, "
             f"there is no number {file} (they count from 0)"
         )
-    for number, row in enumerate(dataset.shard(dataset.num_shards, file)):
+    texts = _column(dataset.shard(dataset.num_shards, file), source, progress)
+    yield from held_out(texts, part) if inside and file == 0 else texts
+
+
+def _column(rows: Iterable[dict[str, Any]], source: HuggingFaceDataset, progress: Progress) -> Iterator[str | None]:
+    for number, row in enumerate(rows):
         if source.text_column not in row:
             raise ValueError(f"download.text_column = {source.text_column!r}: {source.describe()} has {', '.join(row)}")
         if number % ROW_GROUP == 0:
             progress(number, 0, "documents")  # how many there are is known when they are read
-        held_out = inside and file == 0 and number % HELD_OUT_EVERY == 0
-        if not inside or held_out == (part == 0):
-            yield row[source.text_column]
+        yield row[source.text_column]
+
+
+def held_out(texts: Iterable[Text], part: int) -> Iterator[Text]:
+    """Of the first shard of a source that pins none: every hundredth document for part 0, the others for part 1."""
+    return (text for number, text in enumerate(texts) if (number % HELD_OUT_EVERY == 0) == (part == 0))
 
 
 def write_texts(texts: Iterator[str | None], path: Path, what: str, *, may_be_empty: bool = False) -> ShardStats:

@@ -1,8 +1,9 @@
-"""Where the text comes from: the knobs of `download`, parsed into one of three kinds of source.
+"""Where the text comes from: the knobs of `download`, parsed into one of four kinds of source.
 
-Parquet shards behind https://, s3:// or file://, a Hugging Face dataset, or the documentation of the installed Python
-(`python-docs`, the embedded default). Promises: what does not go together is refused before anything is fetched; shard
-numbers never depend on how many shards are taken. It fetches nothing; `preflight` looks at files of this machine only.
+Parquet shards behind https://, s3:// or file:// (those of corpora.py by their name alone), a Hugging Face dataset, a
+folder of one's own, or the documentation of the installed Python (`python-docs`, the embedded default). Promises: what
+does not go together is refused before anything is fetched; two ways of saying the same are resolved to the same knobs.
+It fetches nothing and opens no file but for a digest. Not here: how much text there is (corpus_preflight.py).
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote
 
-from nanochat.data import columns
+from nanochat.data import own_text
+from nanochat.data.corpora import CORPORA, PYTHON_DOCS, Corpus
 from nanochat.data.web import quoted
-from nanochat.locations import INDEX, bucket_of, folder, folder_of
+from nanochat.errors import unknown
+from nanochat.locations import INDEX, bucket_of, folder_of
 from nanochat.redaction import redacted
 
-PYTHON_DOCS = "python-docs"
-PYTHON_DOCS_SHARDS = 4  # fixed, so that a shard holds the same text however many are taken
+PYTHON_DOCS_SHARDS = CORPORA[PYTHON_DOCS].num_training_shards
 FETCHED = "source.parquet"  # a shard as it came, in the work folder of its part
 SCHEMES = ("https", "http", "s3", "file")
+DIGEST = r"auto|[0-9a-f]{12}"
+GIVE_DIGEST = "give the 12 hexadecimal digits that `nanochat explain` shows, or auto"
 OURS = ("nanochat", "nanobpe")  # never part of the corpus: it would change with every edit
 SKIPPED_FOLDERS = {"test", "tests", "__pycache__", "site-packages", "dist-packages", "licenses"}
 SKIPPED_FILES = {"_virtualenv.py"}  # written by some makers of environments and not by others
-TEXT_SHARE = 0.19  # text per byte of .py files: 50.4 of 266.9 MB in this project's own environment
 
 
 class SourceKnobs(Protocol):
@@ -100,7 +103,33 @@ class HuggingFaceDataset:
         return f"datasets:{self.path}/{self.config}/{self.split} (column {self.text_column})"
 
 
-Source = PythonDocs | ParquetShards | HuggingFaceDataset
+@dataclasses.dataclass(frozen=True)
+class OwnText:
+    """A folder of one's own, or a file."""
+
+    path: Path  # from the root on
+    label: str
+    text_column: str
+    num_shards: int
+    environment: str  # digest of the files, or auto
+
+    def describe(self) -> str:
+        return f"{self.label} of one's own (column {self.text_column}, digest {self.environment})"
+
+
+Source = PythonDocs | ParquetShards | HuggingFaceDataset | OwnText
+
+
+@dataclasses.dataclass(frozen=True)
+class Filled:
+    """The knobs with what the table of corpora knows in the place of defaults."""
+
+    corpus: str
+    url: str
+    num_shards: int
+    validation_shard: int
+    text_column: str
+    environment: str
 
 
 def parse_source(knobs: SourceKnobs) -> Source:
@@ -109,15 +138,21 @@ def parse_source(knobs: SourceKnobs) -> Source:
     Raises:
         ValueError: knobs that do not go together, with knob, value and remedy.
     """
+    if own_text.is_path(knobs.corpus) or knobs.url.startswith(own_text.SCHEME):
+        return _own_text(knobs)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", knobs.corpus):
         raise ValueError(f"download.corpus = {knobs.corpus!r}: it is part of addresses: use letters, digits and ._-/")
     if knobs.corpus == PYTHON_DOCS:
         return _python_docs(knobs)
+    knobs = _filled(knobs)
     if not knobs.url:
         raise ValueError(
-            f"download.corpus = {knobs.corpus!r} needs download.url: https://, s3:// or file:// with {{index:05d}}, "
-            f"or datasets:PATH/CONFIG/SPLIT (only {PYTHON_DOCS!r} needs none)"
+            f"download.corpus = {knobs.corpus!r} needs download.url: https://, s3:// or file:// with {{index:05d}}, or "
+            f"datasets:PATH/CONFIG/SPLIT; a folder of your own is written /..., ~/... or ./...; without these it is an "
+            f"{unknown('corpus', knobs.corpus, CORPORA)}"
         )
+    if (corpus := CORPORA.get(knobs.corpus)) is not None:
+        _check_there(knobs, corpus)
     source = _dataset(knobs) if knobs.url.startswith("datasets:") else _parquet(knobs)
     if 0 <= knobs.validation_shard < knobs.num_shards:
         raise ValueError(
@@ -125,6 +160,75 @@ def parse_source(knobs: SourceKnobs) -> Source:
             f"(0 to {knobs.num_shards - 1}): pin one outside of them"
         )
     return source
+
+
+def resolve(knobs: SourceKnobs) -> dict[str, Any]:
+    """The knobs that the table, the folder or this machine's packages fill in, with their values.
+
+    A path becomes a label and a digest, which say what is there, and a url, which says where: no address has it.
+
+    Raises:
+        ValueError: the knobs do not go together, or there is no text in the folder.
+    """
+    source = parse_source(knobs)
+    environment = knobs.environment
+    if isinstance(source, OwnText):
+        if environment == "auto":
+            environment = own_text.digest(source.path, source.num_shards)
+        url = f"{own_text.SCHEME}{source.path}"
+        return {"corpus": source.label, "url": url, "environment": environment}
+    if isinstance(source, PythonDocs):
+        return {"environment": environment_digest() if environment == "auto" else environment}
+    filled = _filled(knobs)
+    names = ("url", "validation_shard", "text_column")
+    return {name: getattr(filled, name) for name in names} | {"environment": ""}
+
+
+def _filled(knobs: SourceKnobs) -> Filled:
+    corpus = CORPORA.get(knobs.corpus)
+    default = {"url": "", "validation_shard": -1, "text_column": "text"}
+    values = {field.name: getattr(knobs, field.name) for field in dataclasses.fields(Filled)}
+    left = {name for name, value in default.items() if values[name] == value} if corpus else set()
+    return Filled(**values | {name: getattr(corpus, name) for name in left})
+
+
+def _check_there(knobs: SourceKnobs, corpus: Corpus) -> None:
+    """ValueError for more shards than the corpus has."""
+    if knobs.num_shards > corpus.num_training_shards:
+        raise ValueError(
+            f"download.num_shards = {knobs.num_shards}: {corpus.name} has {corpus.num_training_shards} shards to train "
+            f"on, and number {corpus.validation_shard} for validation: take at most {corpus.num_training_shards}"
+        )
+    if knobs.validation_shard >= corpus.num_shards:
+        raise ValueError(
+            f"download.validation_shard = {knobs.validation_shard}: the last shard of {corpus.name} is number "
+            f"{corpus.num_shards - 1}: leave it at -1 to take that"
+        )
+
+
+def _own_text(knobs: SourceKnobs) -> OwnText:
+    written = knobs.corpus
+    if knobs.url.startswith(own_text.SCHEME):
+        path = Path(written := knobs.url.removeprefix(own_text.SCHEME))
+        if own_text.is_path(knobs.corpus) or not path.is_absolute():
+            raise ValueError(
+                f"download.url = {knobs.url!r} with download.corpus = {knobs.corpus!r}: leave the url empty and write "
+                "the path of the folder as download.corpus"
+            )
+    elif knobs.url:
+        raise ValueError(
+            f"download.url = {redacted(knobs.url)!r} with the folder {knobs.corpus!r} as download.corpus: leave the "
+            "url empty, or give the corpus a name"
+        )
+    if knobs.validation_shard != -1:
+        raise ValueError(
+            f"download.validation_shard = {knobs.validation_shard} with the folder {written!r}: every hundredth "
+            "document of its first shard is held out: leave it at -1"
+        )
+    if not re.fullmatch(DIGEST, knobs.environment):
+        raise ValueError(f"download.environment = {knobs.environment!r} with the folder {written!r}: {GIVE_DIGEST}")
+    path = own_text.absolute(written)
+    return OwnText(path, own_text.label(path), knobs.text_column, knobs.num_shards, knobs.environment)
 
 
 def _python_docs(knobs: SourceKnobs) -> PythonDocs:
@@ -135,8 +239,8 @@ def _python_docs(knobs: SourceKnobs) -> PythonDocs:
         ("num_shards", knobs.num_shards > PYTHON_DOCS_SHARDS, f"it has {PYTHON_DOCS_SHARDS} shards"),
         (
             "environment",
-            not re.fullmatch(r"auto|[0-9a-f]{12}", knobs.environment),
-            "give the 12 hexadecimal digits that `nanochat plan` shows, or auto",
+            not re.fullmatch(DIGEST, knobs.environment),
+            GIVE_DIGEST,
         ),
     ):
         if wrong:
@@ -223,43 +327,6 @@ def site_folders() -> list[Path]:
 def is_ours(name: str) -> bool:
     """Whether a file or folder of site-packages belongs to this project."""
     return any(ours in name.lower() for ours in OURS)
-
-
-def preflight(knobs: SourceKnobs) -> int | None:
-    """Bytes of text there are to train on, as far as this machine can tell without a network; None where it cannot.
-
-    Raises:
-        ValueError: a shard of a file:// source or a local dataset is not there, or has no such column.
-    """
-    source = parse_source(knobs)
-    if isinstance(source, PythonDocs):
-        size = sum(path.stat().st_size for path in python_files() if path.suffix == ".py")
-        return int(TEXT_SHARE * size * knobs.num_shards / PYTHON_DOCS_SHARDS)
-    if isinstance(source, HuggingFaceDataset):
-        if source.path.startswith(("/", ".", "~")) and not folder(source.path).is_dir():
-            raise ValueError(f"download.url = {knobs.url!r}: there is no folder {source.path}")
-        return None
-    if source.scheme != "file":
-        return None
-    return sum([_text_bytes(source, part) for part in range(knobs.num_shards + 1)][1:])
-
-
-def _text_bytes(source: ParquetShards, part: int) -> int:
-    """Uncompressed size of the text column, from the footer alone."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = source.path_of_part(part)
-    what = f"shard {redacted(source.url_of_part(part))} of download.url"
-    if not path.is_file():
-        raise ValueError(f"{what}: there is no such file; check the pattern, num_shards and validation_shard")
-    try:
-        footer, schema = pq.read_metadata(path), pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{what}: not a readable parquet file: {error}") from error
-    columns.check(schema, source.text_column, what)
-    index = [footer.schema.column(i).path for i in range(footer.num_columns)].index(source.text_column)
-    return sum(footer.row_group(i).column(index).total_uncompressed_size for i in range(footer.num_row_groups))
 
 
 def python_files() -> Iterator[Path]:

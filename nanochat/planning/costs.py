@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat import pipeline
+from nanochat.data.corpora import CORPORA
 from nanochat.model.gpus import DOLLARS_AN_HOUR, MEMORY_BYTES, PEAK_FLOPS
 from nanochat.model.memory import USABLE, peak_memory, rows_that_fit
 from nanochat.planning import rates
@@ -145,10 +146,8 @@ def _download(plan: Plan, stage: Any) -> Cost:
 
 def corpus_size(stage: Any) -> tuple[float | None, float | None]:
     """Characters and bytes of a shard of the corpus, where they are known."""
-    return CORPUS_SIZES.get(stage.corpus, (None, None))
-
-
-CORPUS_SIZES: dict[str, tuple[float | None, float | None]] = {}
+    corpus = CORPORA.get(stage.corpus)
+    return (corpus.shard_characters, corpus.shard_bytes) if corpus else (None, None)
 
 
 def _word_counts(plan: Plan, stage: Any) -> Cost:
@@ -192,10 +191,11 @@ def _pretrain(plan: Plan, stage: Any) -> Cost:
     download = plan.stage(pipeline.Download)
     characters, epochs, warnings = corpus_size(download)[0], None, []
     if characters is not None:
-        there = download.num_shards * characters / rates.BYTES_PER_TOKEN
+        kept = rates.KEPT[plan.stage(pipeline.Tokenize).packing]
+        there = kept * download.num_shards * characters / rates.BYTES_PER_TOKEN
         epochs = derived.tokens / there
         if epochs > stage.max_epochs:
-            shards = -(-derived.tokens * rates.BYTES_PER_TOKEN // characters)
+            shards = -(-derived.tokens * rates.BYTES_PER_TOKEN // (kept * characters))
             warnings.append(
                 f"needs {derived.tokens / 1e9:.1f}B tokens, {download.num_shards} shards have about "
                 f"{there / 1e9:.1f}B: download.num_shards={shards:.0f}"

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from nanochat import scaling
 from nanochat.artifacts.store import Store
-from nanochat.data.sources import preflight as preflight_corpus
+from nanochat.data.corpus_preflight import preflight as preflight_corpus
 from nanochat.evaluation.core_bundle import load_source as load_core_source
 from nanochat.evaluation.core_published import preflight as preflight_core
 from nanochat.evaluation.scores import pass_counts, pass_name
@@ -108,8 +108,8 @@ def _check_length(stage: Chat, data: Stage | None, rows_per_step: int) -> None:
         steps = -(-int(rows) // rows_per_step)
         if steps < FEWEST_STEPS:
             raise ValueError(
-                f"{stage.name}: one epoch of {stage.name}_data.mixture is about {steps} steps of {rows_per_step:,} rows, "
-                f"too few to learn from: {too_short(stage)}"
+                f"{stage.name}: one epoch of {stage.name}_data.mixture is about {steps} steps of {rows_per_step:,} "
+                f"rows, too few to learn from: {too_short(stage)}"
             )
 
 
@@ -118,7 +118,7 @@ def _check_horizon(stage: Pretrain, tokens: int, text_bytes: int) -> None:
     if tokens > most:
         raise ValueError(
             f"pretrain needs {tokens:,} tokens, the corpus has about {most:,.0f} at the most: lower pretrain.num_steps "
-            f"or pretrain.tokens_per_parameter, raise download.num_shards, or allow pretrain.max_epochs"
+            f"or pretrain.tokens_per_parameter, take more text (download.num_shards), or allow pretrain.max_epochs"
         )
 
 

@@ -27,6 +27,7 @@ CONVERSATIONS = 4500.0  # a second and core, to packed rows: benchmarks/chat_row
 CHECKPOINT_SHARE = 0.03  # of the time of training
 
 BYTES_PER_TOKEN = 4.6  # of English web text under 32,768 tokens
+KEPT = {"best_fit": 0.68, "stream": 1.0}  # of the tokens: best_fit crops what does not fit (nanochat: 0.65, at 2,048)
 # Tokens of a rendered conversation and of its prompt under a vocabulary of 32,768, and problems of the test split:
 # means of a thousand (shared data, 2026-11-28); smoltalk's are estimated from the length of the reference's epochs.
 CONVERSATION_TOKENS = {

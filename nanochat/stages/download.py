@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanochat.data import own_text
 from nanochat.data.fetch import Progress, fetch
 from nanochat.data.shards import dataset_texts, parquet_texts, write_texts
-from nanochat.data.sources import FETCHED, HuggingFaceDataset, ParquetShards, PythonDocs, parse_source
+from nanochat.data.sources import FETCHED, HuggingFaceDataset, OwnText, ParquetShards, PythonDocs, parse_source
+from nanochat.data.text_files import part_texts
 from nanochat.redaction import redacted
 
 if TYPE_CHECKING:
@@ -40,6 +43,14 @@ def run(stage: Download, ctx: StageContext) -> dict[str, float]:
 
         texts: Iterator[str | None] = iter(shard(ctx.part, source.environment))
         what = f"part {ctx.part} of {source.describe()}"
+    elif isinstance(source, OwnText):
+        what = f"part {ctx.part} of {source.describe()}"
+        own_text.check_unchanged(source.path, source.num_shards, source.environment)
+        files, ignored = own_text.listing(source.path)
+        if ignored:
+            print(f"{source.path}: {ignored} ignored: it takes {own_text.READABLE}", file=sys.stderr)
+        texts = part_texts(files, source.text_column, ctx.part, source.num_shards, ctx.metrics.progress)
+        facts = {"files": str(len(files)), "ignored": ignored}
     elif isinstance(source, HuggingFaceDataset):
         what = f"part {ctx.part} of {source.describe()}"
         texts = dataset_texts(source, ctx.part, ctx.metrics.progress)

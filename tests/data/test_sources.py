@@ -19,15 +19,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.data import python_docs, sources
+from nanochat.data.corpora import CORPORA
+from nanochat.data.corpus_preflight import preflight
 from nanochat.data.sources import (
     HuggingFaceDataset,
     ParquetShards,
     PythonDocs,
     environment_digest,
     parse_source,
-    preflight,
 )
 from nanochat.pipeline import Download
+from nanochat.workflow.plan import plan
 
 WEB = {"corpus": "web", "url": "https://example.org/shard_{index:05d}.parquet", "validation_shard": 9}
 
@@ -47,7 +49,16 @@ def test_the_three_kinds_of_source():
     ("knobs", "said"),
     [
         ({"corpus": "web"}, r"download.corpus = 'web' needs download.url"),
-        ({"corpus": "../up"}, r"download.corpus = '../up': it is part of addresses"),
+        ({"corpus": "climbmx"}, r"unknown corpus 'climbmx': did you mean 'climbmix'"),
+        ({"corpus": "u p"}, r"download.corpus = 'u p': it is part of addresses"),
+        ({"corpus": "climbmix", "num_shards": 6543}, r"num_shards = 6543: climbmix has 6542 shards to train on"),
+        ({"corpus": "climbmix", "validation_shard": 6543}, r"the last shard of climbmix is number 6542"),
+        ({"corpus": "climbmix", "validation_shard": 0}, r"validation_shard = 0 is one of the 1 training shards"),
+        ({"corpus": "/mine", "url": "https://host/{index}"}, r"download.url = .* with the folder '/mine'"),
+        ({"corpus": "/mine", "url": "folder:/mine"}, r"leave the url empty"),
+        ({"corpus": "mine", "url": "folder:mine"}, r"leave the url empty"),
+        ({"corpus": "~/mine", "validation_shard": 1}, r"validation_shard = 1 with the folder '~/mine'"),
+        ({"corpus": "./mine", "environment": "new"}, r"environment = 'new' with the folder './mine'"),
         (WEB | {"url": "ftp://host/{index}"}, r"unknown kind of source 'ftp'"),
         (WEB | {"url": "https://host/shard.parquet"}, r"needs the shard number"),
         (WEB | {"url": "https://host/{index}{other}"}, r"needs the shard number"),
@@ -67,6 +78,28 @@ def test_the_three_kinds_of_source():
 def test_what_does_not_go_together_is_refused_with_the_knob_and_the_remedy(knobs, said):
     with pytest.raises(ValueError, match=said):
         Download(**knobs)
+
+
+def test_a_name_of_the_table_is_enough_and_however_it_is_said_the_address_is_one():
+    table = CORPORA["climbmix"]
+    short = Download(corpus="climbmix", num_shards=9)
+    assert parse_source(short) == ParquetShards(table.url, "text", 6542)
+    assert short.resolved().resolved() == short.resolved()
+    ways = [
+        short,
+        short.replaced(validation_shard=6542),
+        short.replaced(url="file:///mirror/{index}", text_column="text"),
+    ]
+    assert len({plan([way])[0].address for way in ways}) == 1
+    assert parse_source(ways[-1]).pattern == "file:///mirror/{index}"
+    assert plan([short.replaced(validation_shard=6541)])[0].address != plan([short])[0].address
+
+
+@pytest.mark.parametrize("corpus", [each for each in CORPORA.values() if each.url])
+def test_every_corpus_of_the_table_can_be_taken_whole(corpus):
+    source = parse_source(Download(corpus=corpus.name, num_shards=corpus.num_training_shards))
+    urls = {source.url_of_part(part) for part in range(corpus.num_shards)}
+    assert len(urls) == corpus.num_shards
 
 
 def write(path, texts, column="text"):

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from nanochat.artifacts.metrics import Metrics
 from nanochat.data import web
+from nanochat.data.corpus_preflight import preflight
 from nanochat.data.fetch import fetch
-from nanochat.data.sources import preflight
 from nanochat.pipeline import Download
 from nanochat.redaction import redacted
 from nanochat.stages.download import run as download

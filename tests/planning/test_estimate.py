@@ -107,7 +107,7 @@ def test_every_stage_is_priced(recipe: str) -> None:
             ["pretrain.device_batch_size=32"],
             "8xH100",
             "pretrain",
-            "does not fit: .* device_batch_size=0 takes what fits",
+            "does not fit: .*device_batch_size=0 takes what fits",
         ),
         (
             ["download.num_shards=50"],
