@@ -119,7 +119,12 @@ def test_every_stage_is_priced(recipe: str) -> None:
         ([], "4xH100", "pretrain", "pretrain.num_ranks = 8 on 4 GPUs: lower it"),
         (["sft.total_batch_size=1048576"], "", "sft", r"one epoch is about \d+ steps, .* lower sft.total_batch_size"),
         (["rl.num_steps=50000"], "", "rl", r"takes [\d.]+ h, longer than pretraining"),
-        (["chat_eval_sft.num_samples=4096", "chat_eval_sft.temperature=1"], "", "chat_eval_sft", "times as long as sft"),
+        (
+            ["chat_eval_sft.num_samples=4096", "chat_eval_sft.temperature=1"],
+            "",
+            "chat_eval_sft",
+            "times as long as sft",
+        ),
     ],
 )
 def test_a_person_would_warn(settings: list[str], gpus: str, stage: str, said: str) -> None:
