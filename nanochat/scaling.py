@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BATCH_REFERENCE = 2**19  # tokens: the batch for which the learning rates were tuned
 BATCH_FITTED = (2**18, 2**21)  # tokens: where the square-root rule of the rates was used; it is not stretched beyond
+FEWEST_STEPS = 50  # of a stage of chat whose length nobody has chosen
 REFERENCE_DEPTH, REFERENCE_DECAY = 12, 0.28
 BATCH_EXPONENT = 0.383  # of the horizon: arXiv:2505.13738
 CLASSIC_RATIO, MODERN_RATIO = 20.0, 12.0
@@ -126,6 +127,14 @@ def rows_per_step(total_batch_size: int, sequence_len: int, num_ranks: int, stag
             f"{sequence_len} * {num_ranks} = {unit}; {near} is"
         )
     return total_batch_size // sequence_len
+
+
+def too_short(stage: str) -> str:
+    """What is wrong with an epoch of fewer steps than FEWEST_STEPS, and the remedies."""
+    return (
+        f"too few to learn from: lower {stage}.total_batch_size, add rows to {stage}_data.mixture, or set "
+        f"{stage}.num_steps if that is meant"
+    )
 
 
 def scaling_parameters(stage: "Pretrain", config: GPTConfig) -> int:

@@ -1,6 +1,7 @@
 """The README is true: every command in it is executed by a test or by CI."""
 
 import argparse
+import json
 import re
 import shlex
 
@@ -54,8 +55,13 @@ def test_commands_that_only_look_run_as_they_stand(command, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("nanochat run", "python -m nanochat run"))])
-def test_the_arguments_of_every_run_are_accepted(command, tmp_path):
+def test_the_arguments_of_every_run_are_accepted(command, tmp_path, monkeypatch):
     """The run itself is test_flow's; here its words are parsed and planned exactly as they stand."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "mine.txt").write_text("Some text.\n\n" * 500, encoding="utf-8")
+    turns = [[{"role": "user", "content": str(i)}, {"role": "assistant", "content": "Yes."}] for i in range(3)]
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, turns)), encoding="utf-8")
     words = shlex.split(command.replace("--only longest", ""))
     parser = argparse.ArgumentParser()
     made = library.add_run(parser.add_subparsers())

@@ -18,12 +18,10 @@ from nanochat.data.corpora import CORPORA
 from nanochat.model.gpus import DOLLARS_AN_HOUR, MEMORY_BYTES, PEAK_FLOPS
 from nanochat.model.memory import USABLE, peak_memory, rows_that_fit
 from nanochat.planning import rates
-from nanochat.scaling import Hyperparameters
+from nanochat.scaling import FEWEST_STEPS, Hyperparameters, shape, too_short
 from nanochat.tasks.mixture import parse_mixture
 from nanochat.tasks.task import asked_problems, comma_separated
 from nanochat.workflow.stage import Stage
-
-FEWEST_STEPS = 50  # of a stage that trains, where nobody has chosen its length
 
 
 @dataclass(frozen=True)
@@ -211,7 +209,7 @@ def _training(
     memory = peak_memory(config, rows, stage.num_ranks, **sparing(stage))
     card = plan.hardware.memory
     if card is not None and memory > USABLE * card:
-        said = [*said, f"does not fit: {memory / 2**30:.0f} GiB of {card / 2**30:.0f}: {_remedy(stage, rows)}"]
+        said = [*said, f"does not fit: {memory / 2**30:.0f} GiB of {card / 2**30:.0f}: {_remedy(plan, stage, rows)}"]
     if plan.hardware.kind and stage.num_ranks > plan.hardware.count:
         said = [*said, f"{stage.name}.num_ranks = {stage.num_ranks} on {plan.hardware.count} GPUs: lower it"]
     if seconds is not None:
@@ -220,12 +218,20 @@ def _training(
     return Cost(stage.name, "gpu", seconds, steps, batch, epochs, memory, 4 * config.num_parameters(), tuple(said))
 
 
-def _remedy(stage: Any, rows: int) -> str:
+def _remedy(plan: Plan, stage: Any, rows: int) -> str:
+    """What makes a step fit: what the card holds, activations computed twice, or the largest depth that fits so."""
     if rows > 1:
         return f"{stage.name}.device_batch_size=0 takes what fits"
-    if not stage.checkpoint_activations:
+    config, saving = plan.derived.config, {**sparing(stage), "checkpoint_activations": True}
+    usable = USABLE * (plan.hardware.memory or 0)
+    if peak_memory(config, 1, stage.num_ranks, **saving) <= usable:
         return f"{stage.name}.checkpoint_activations=true"
-    return "take more ranks or a lower depth"
+    pretrain = plan.stage(pipeline.Pretrain)
+    for depth in range(config.n_layer - 1, 0, -1):
+        smaller = shape(pretrain, config.vocab_size, config.sequence_len, depth)
+        if peak_memory(smaller, 1, stage.num_ranks, **saving) <= usable:
+            return f"pretrain.depth={depth} does, with checkpoint_activations=true"
+    return "take a larger card"
 
 
 def chat_rows(stage: Any) -> tuple[int, float | None]:
@@ -254,15 +260,9 @@ def _chat(plan: Plan, stage: Any) -> Cost:
     epochs = None if rows is None or steps is None else steps * rows_per_step / rows
     said = []
     if not stage.num_steps and steps is not None and steps < FEWEST_STEPS:
-        said = [f"one epoch is about {steps} steps, too few to learn from: {too_short(stage)}"]
+        said = [f"one epoch is about {steps} steps, {too_short(stage.name)}"]
     seconds = None if steps is None else plan.trained_seconds(steps * batch, stage.num_ranks)
     return _training(plan, stage, seconds, steps, batch, 1.0 if not stage.num_steps else epochs, said)
-
-
-def too_short(stage: Any) -> str:
-    """What to do about an epoch of too few steps."""
-    name = stage.name
-    return f"lower {name}.total_batch_size, add rows to {name}_data.mixture, or set {name}.num_steps if that is meant"
 
 
 def batch_of(plan: Plan, name: str) -> int:

@@ -28,7 +28,8 @@ from nanochat.pipeline import (
     Tokenize,
     Tokenizer,
 )
-from nanochat.planning.costs import FEWEST_STEPS, chat_rows, too_short
+from nanochat.planning.costs import chat_rows
+from nanochat.scaling import FEWEST_STEPS, too_short
 from nanochat.tasks import TASKS
 from nanochat.tasks.mixture import OWN, parse_mixture
 from nanochat.tasks.published import named
@@ -109,7 +110,7 @@ def _check_length(stage: Chat, data: Stage | None, rows_per_step: int) -> None:
         if steps < FEWEST_STEPS:
             raise ValueError(
                 f"{stage.name}: one epoch of {stage.name}_data.mixture is about {steps} steps of {rows_per_step:,} "
-                f"rows, too few to learn from: {too_short(stage)}"
+                f"rows, {too_short(stage.name)}"
             )
 
 

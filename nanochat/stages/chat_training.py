@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nanochat.data.conversation_packing import ConversationRows
 from nanochat.data.rows import EpochOrder
+from nanochat.scaling import FEWEST_STEPS, too_short
 from nanochat.stages.trainer import Trainer, from_artifact, process_group
 from nanochat.training.distributed import World, all_reduce_sum
 from nanochat.training.loop import Batch, Numbers, split_rows
@@ -23,8 +24,6 @@ from nanochat.workflow.stage import StageContext
 
 if TYPE_CHECKING:
     from nanochat.pipeline import Chat
-
-FEWEST_STEPS = 50  # of a stage whose length nobody has chosen
 
 
 class ChatBatches:
@@ -72,7 +71,7 @@ def train_on_conversations(stage: "Chat", ctx: StageContext, previous: str, data
         rows, validation_rows = ConversationRows(parts, sequence_len), ConversationRows([held_out], sequence_len)
         rows_per_step = training.rows_per_step()
         source = ChatBatches(rows, min_label, rows_per_step, training.device_batch_size, world, stage.seed)
-        num_steps = stage.num_steps or one_epoch(stage, data, len(rows), rows_per_step)
+        num_steps = stage.num_steps or one_epoch(stage, len(rows), rows_per_step)
         schedule = Schedule(num_steps, warmdown_ratio=stage.warmdown_ratio)
         numbers = training.fit(source, schedule, evaluate=validation(training, validation_rows, min_label))
         numbers |= rows.facts() | {"epochs": num_steps * rows_per_step / len(rows)}
@@ -80,15 +79,12 @@ def train_on_conversations(stage: "Chat", ctx: StageContext, previous: str, data
     return numbers
 
 
-def one_epoch(stage: "Chat", data: str, num_rows: int, rows_per_step: int) -> int:
+def one_epoch(stage: "Chat", num_rows: int, rows_per_step: int) -> int:
     """Steps that go through all rows once. ValueError for so few that next to nothing would be learned."""
     steps = -(-num_rows // rows_per_step)
     if steps < FEWEST_STEPS:
-        raise ValueError(
-            f"{stage.name}: one epoch of its {num_rows:,} rows is {steps} steps of {rows_per_step:,} rows, too few to "
-            f"learn from: lower {stage.name}.total_batch_size, add rows to {data}.mixture, or set "
-            f"{stage.name}.num_steps = {steps} if that is meant"
-        )
+        epoch = f"one epoch of its {num_rows:,} rows is {steps} steps of {rows_per_step:,} rows"
+        raise ValueError(f"{stage.name}: {epoch}, {too_short(stage.name)}")
     return steps
 
 
