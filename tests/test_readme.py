@@ -30,6 +30,7 @@ ELSEWHERE = {
     "prefect deploy --all": "deployments/README.md",
     "prefect worker start": "tests/flows/test_remote.py",
     "nanochat run tiny --only longest": "tests/test_promises.py",
+    "nanochat identity": "tests/data/test_identity_writer.py",
     "nanochat run": "tests/flows/test_flow.py",
     "nanochat chat": "tests/inference/test_chat.py",
     "python -m nanochat run": "tests/test_promises.py",
