@@ -193,7 +193,7 @@ def _real(
             eval_every=100,
         ),
         ChatEvalSft(**asked, **ranks),
-        Rl(task="gsm8k", num_steps=467, **ranks, device_batch_size=8, eval_problems=400),
+        Rl(task="gsm8k", num_steps=467, **ranks, device_batch_size=8, eval_every=60, eval_problems=400),
         ChatEvalRl(**asked, **ranks),
         Report(),
         Register(),

@@ -41,6 +41,14 @@ def test_what_can_be_carried_out_is_not_refused(looked_at, fetched):
     looked_at("task_data.words=english")
     looked_at("task_data.words_source=nowhere")  # which nobody asks for
     looked_at("register.metric=arithmetic_tool_call_share")
+    looked_at(
+        "num_samples=4",
+        "chat_eval_mid.temperature=1",
+        "chat_eval_sft.temperature=1",
+        "chat_eval_rl.temperature=1",
+        "register.metric=arithmetic_pass_at_4",
+    )
+    looked_at(*fetched, "chat_eval_rl.tasks=arithmetic:3, humaneval:2")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +58,10 @@ def test_what_can_be_carried_out_is_not_refused(looked_at, fetched):
         ("rl.task=humaneval", "rl.task names 'humaneval', which has no train split: take one of arithmetic"),
         ("rl.task=smoltalk", "rl.task names 'smoltalk', which has no right answers: take one of"),
         ("rl.task=identity_conversations", "rl.task names 'identity_conversations', which has no right answers"),
+        (
+            "chat_eval_sft.tasks=smoltalk:5",
+            "chat_eval_sft.tasks names 'smoltalk', which has no right answers: take one",
+        ),
         ("chat_eval_sft.tasks=smoltalk", "chat_eval_sft.tasks names 'smoltalk', which has no right answers: take one"),
     ],
 )
@@ -160,6 +172,8 @@ def test_a_score_that_some_evaluation_does_not_measure_is_refused(looked_at):
         looked_at("register.metric=charm")
     with pytest.raises(ValueError, match=r"'spelling': chat_eval_mid does .* add its task to chat_eval_mid\.tasks"):
         looked_at("register.metric=spelling", "chat_eval_rl.tasks=spelling")
+    with pytest.raises(ValueError, match=r"'arithmetic_pass_at_4': chat_eval_mid does not measure it"):
+        looked_at("register.metric=arithmetic_pass_at_4")
 
 
 def test_what_is_there_is_looked_at_only_if_it_is_made_again(tmp_path: Path):

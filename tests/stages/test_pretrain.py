@@ -4,15 +4,20 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from nanochat.artifacts import metrics
+from nanochat.data.rows import Rows
 from nanochat.data.tokenizer import Tokenizer
+from nanochat.evaluation.bits_per_byte import bits_per_byte
 from nanochat.evaluation.core_bundle import load as load_core
 from nanochat.evaluation.core_metric import ask_task
 from nanochat.evaluation.scores import mean_centered
 from nanochat.inference.load import load
 from nanochat.model.gpt import GPT, GPTConfig
+from nanochat.model.weights import load_model
 from nanochat.pipeline import Pretrain
 from nanochat.scaling import RATES, derive
 from nanochat.stages.pretrain import INITIAL, schedule, settings
@@ -107,6 +112,27 @@ def test_looks_at_core_are_logged_and_change_nothing_else(tmp_path: Path) -> Non
     scores = [ask_task(model, tokenizer, *each, 100, 1000)[0] for each in load_core(core, 100)]
     assert looking["core"] == mean_centered(scores)
     assert "core" not in without
+
+
+def test_the_looks_take_the_rows_that_their_knobs_say(tmp_path: Path) -> None:
+    """The model at the end is that of the artifact, which bits per byte of the first rows are measured of here."""
+    numbers = {
+        (looks, final): small_pretrained(
+            tmp_path, f"{looks}-{final}", num_steps=4, eval_rows=looks, final_eval_rows=final
+        )
+        for looks, final in ((1, 3), (2, 3), (2, 24), (2, 512))
+    }
+    where = small_pretrain.place(tmp_path, "1-3")
+    model, _ = load_model(where.out, torch.device("cpu"))
+    rows, token_bytes = Rows(where["tokenize"], where.parts("tokenize")[:1]), np.ones(model.config.vocab_size, np.int32)
+    for (_, final), said in numbers.items():
+        assert said["val_bpb"] == pytest.approx(bits_per_byte(model, rows, token_bytes, 4, final), rel=1e-3)
+    assert numbers[2, 24]["val_bpb"] == numbers[2, 512]["val_bpb"] != numbers[2, 3]["val_bpb"]
+    first = {
+        name: next(line["val_bpb"] for line in metrics.read(tmp_path / name / "metrics.jsonl") if "val_bpb" in line)
+        for name in ("1-3", "2-3", "2-24")
+    }
+    assert first["1-3"] != first["2-3"] == first["2-24"]
 
 
 @pytest.mark.parametrize("architecture", ["classic", "modern"])

@@ -309,6 +309,9 @@ def test_a_held_out_problem_that_does_not_fit_counts_as_not_solved() -> None:
     assert pass_rate(model, TOKENIZER, Problems(Arms("test"), TOKENIZER), 64, 3, World()) == 1.0
     assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 64, 3, World()) == 0.6
     assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 2, 3, World()) == 0.5  # of the first two
+    by_rank = [World(rank, 3) for rank in range(3)]  # without a process group each says what it has: 6 of 10 in all
+    shares = [pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 64, 3, world) for world in by_rank]
+    assert shares == [0.0, 1.0, 1.0]
     nothing_fits = World(rank=0, size=20)  # this rank has problem 0 alone
     assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 64, 3, nothing_fits) == 0.0
 

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,18 @@ def test_collectives_say_the_same_to_all(two):
         assert words["kept"] == [rank + 1.0, 10.0 * (rank + 1)]
         assert words["told"] == {"step": 7, "name": "é", "rank": 1}
         assert words["nothing"] is None
+
+
+def test_who_is_done_waits_for_the_slow_and_all_have_everything(tmp_path):
+    worlds = [World(rank, 3) for rank in range(3)]
+    said = [{"rank": rank, "text": "é\ud800"} for rank in range(3)]  # half a pair, as a model may write it
+    with ThreadPoolExecutor() as pool:
+        early = [pool.submit(distributed.gather_files, said[rank], tmp_path / "here", worlds[rank]) for rank in (2, 0)]
+        assert wait(early, timeout=0.5).done == set()
+        assert distributed.gather_files(said[1], tmp_path / "here", worlds[1]) == said
+        assert [future.result(timeout=60) for future in early] == [said, said]
+    assert distributed.gather_files((1, "a"), tmp_path / "alone", World()) == [[1, "a"]]
+    assert not (tmp_path / "alone").exists()
 
 
 def test_all_ranks_hold_the_same_weights(two):
