@@ -143,6 +143,21 @@ def test_explain_says_what_an_address_is_made_of_and_why_a_stage_is_new(tmp_path
     assert "unknown artifact 'rl/d1-0'" in refused(capsys, "explain", "rl/d1-0", *home)
 
 
+def test_a_folder_of_ones_own_goes_all_the_way_to_tokens(tmp_path, capsys):
+    (tmp_path / "notes").mkdir()
+    for name in ("one.md", "two.txt"):
+        text = "\n\n".join(" ".join(toy_corpus.TEXT.split()[shift:]) * 20 for shift in range(20))
+        (tmp_path / "notes" / name).write_text(text, encoding="utf-8")
+    run = ["run", "micro", f"corpus={tmp_path}/notes", "--only", "tokenize", "--home", str(tmp_path / "home")]
+    assert library.main(run) == 0
+    assert "made    download/notes-" in capsys.readouterr().out
+    assert library.main(run) == 0
+    assert "made" not in capsys.readouterr().out
+    long = ["run", "micro", f"corpus={tmp_path}/notes", "pretrain.num_steps=9999", "--home", str(tmp_path / "other")]
+    assert "take more text" in refused(capsys, *long, main=library.main)
+    assert "no readable file" in refused(capsys, *run, f"corpus={tmp_path}/home", main=library.main)
+
+
 def test_ls_lists_what_the_store_holds(tmp_path, toy, capsys):
     home = ["--home", str(tmp_path)]
     assert library.main(["run", "micro", *toy, "--only", "task_data", *home]) == 0

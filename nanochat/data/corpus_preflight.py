@@ -7,7 +7,6 @@ beginning of a file. Not here: what the knobs mean (sources.py).
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -106,14 +105,17 @@ def _read_whole(file: TextFile, column: str) -> tuple[int, int]:
 
 def _estimated(file: TextFile, column: str) -> tuple[int, int]:
     """The same, from the first MiB; how much a compressed file holds is seen by compressing that."""
+    import pyarrow as pa
+
     from nanochat.data.text_files import documents_of, opened
 
     with opened(file) as stream:
         lines = list(_beginning(stream))
     sizes = [len(text.encode()) for text in documents_of(lines, file, column) if text]
     sample = b"".join(lines)
-    growth = len(sample) / len(zlib.compress(sample)) if file.compression else 1.0
-    times = max(1.0, file.size * growth / max(1, len(sample)))
+    codec = {"": None, ".gz": "gzip", ".zst": "zstd"}[file.compression]
+    packed = len(pa.compress(sample, codec, asbytes=True)) if codec else len(sample)
+    times = max(1.0, file.size / max(1, packed))
     return int(sum(sizes) * times), int(len(sizes) * times)
 
 

@@ -87,7 +87,8 @@ def listing(path: Path) -> tuple[list[TextFile], str]:
                 others[each.suffix if size or not each.is_file() else "empty"] += 1
     except OSError as error:
         raise ValueError(f"{where}: cannot be looked into: {error}") from error
-    ignored = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in others.most_common(9))
+    often = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:9]
+    ignored = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in often)
     if not found:
         raise ValueError(f"{where}: no readable file: found {ignored or 'nothing'}; it takes {READABLE}")
     return sorted(found, key=lambda file: file.name), ignored

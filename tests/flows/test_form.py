@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from flows.form import Knobs, changed, filled_in, settings_of
 from nanochat.recipes import RECIPES, apply, stages_of
+from nanochat.workflow.plan import plan
 from nanochat.workflow.stage import STAGES
 
 SETTINGS = [
@@ -46,6 +47,14 @@ def test_form_and_command_line_say_the_same(recipe):
     assert filled == changed(recipe, wanted)
     assert apply(stages_of(recipe), settings_of(filled)) == wanted
     assert changed(recipe, stages_of(recipe)) == {}
+
+
+def test_a_worker_is_given_what_a_folder_of_ones_own_was_resolved_to(tmp_path):
+    (tmp_path / "a.txt").write_text("text", encoding="utf-8")
+    steps = plan(apply(stages_of("micro"), [f"download.corpus={tmp_path}"]), ["download"])
+    (tmp_path / "a.txt").unlink()  # the worker's machine does not have it
+    settings = settings_of(filled_in(changed("micro", [step.stage for step in steps])))
+    assert plan(apply(stages_of("micro"), settings), ["download"]) == steps
 
 
 @pytest.mark.parametrize(

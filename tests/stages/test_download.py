@@ -249,6 +249,21 @@ def test_what_a_dataset_does_not_have_is_refused(offline, tmp_path, knobs, part,
         download(from_datasets(folder, **knobs), place_for(tmp_path, part))
 
 
+def test_the_parts_of_a_folder_of_ones_own_hold_all_of_it_once(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    json_lines(folder, [150, 30])
+    (folder / "more.pdf").write_bytes(b"%PDF")
+    stage = Download(corpus=str(folder), text_column="body", num_shards=2).resolved()
+    held_out, *shards = made(tmp_path, stage, 3)
+    assert held_out == ["0:0", "0:100"]
+    assert shards[1] == [f"1:{number}" for number in range(30)]
+    assert sorted(held_out + shards[0]) == sorted(f"0:{number}" for number in range(150))
+    assert "1 .pdf ignored" in capsys.readouterr().err
+    (folder / "train-00001.jsonl").write_text("changed", encoding="utf-8")
+    with pytest.raises(ValueError, match="has changed since the run was planned"):
+        download(stage, place_for(tmp_path, 2, "again"))
+
+
 def test_the_embedded_corpus_comes_in_the_same_form(tmp_path, monkeypatch):
     from nanochat.data import python_docs
 
