@@ -221,15 +221,15 @@ def small() -> list[Stage]:
         Pretrain(depth=4, aspect_ratio=48, head_dim=64, num_steps=500, eval_every=100, **steps, **short),
         BaseEval(eval_rows=512, core_max_per_task=20),
         MidtrainData(
-            mixture="mmlu:6000, gsm8k:7000, identity_conversations:2000, spelling:20000, letter_counting:12000, "
-            "arithmetic:12000",
+            mixture="mmlu:6000, gsm8k:4000, identity_conversations:2000, spelling:14000, letter_counting:1500, "
+            "arithmetic:6000",
             sequence_len=512,
         ),
         Midtrain(warmdown_ratio=0.2, **steps),
         ChatEvalMid(**asked),
         SftData(
-            mixture="arc_easy:2200, arc_challenge:1100, gsm8k:2000, identity_conversations:2000, spelling:10000, "
-            "letter_counting:5000, arithmetic:8000",
+            mixture="arc_easy:2200, arc_challenge:1100, gsm8k:1000, identity_conversations:2000, spelling:6000, "
+            "letter_counting:8000, arithmetic:6000",
             sequence_len=512,
         ),
         Sft(**steps),

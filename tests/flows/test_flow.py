@@ -90,7 +90,7 @@ def test_a_stage_that_fails_leaves_its_cause_and_nothing_else_and_the_retry_make
     }
     rows.write_text(json.dumps(row) + "\n", encoding="utf-8")
     states = home.states(home.run(*knobs, only="midtrain"), steps)
-    assert {name for name, state in states.items() if state.name == "Completed"} == {"task_data", "midtrain"}
+    assert {name for name, state in states.items() if state.name == "Completed"} == {"task_data", "midtrain_data", "midtrain"}
     assert [status for status, _ in home.tracked(data)] == ["FINISHED"]
 
 
