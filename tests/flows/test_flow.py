@@ -73,7 +73,8 @@ def test_a_stage_that_fails_leaves_its_cause_and_nothing_else_and_the_retry_make
     assert run.state.name == "Failed"
     assert cause.startswith(f"{data}: ValueError: {rows}, line 1: task_id = None: needs text")
     assert "Traceback" not in home.log.read_text(encoding="utf-8")
-    states = home.states(run, steps)
+    parts = {part.address for part in steps["midtrain_data"].parts}
+    states = home.states(run, steps, len(parts))
     assert (states["task_data"].name, states["task_data"].message) == ("Failed", cause)
     assert (states["midtrain"].name, states["pretrain"].name) == ("NotReady", "Cached")
     assert home.store.record(data) is None
@@ -89,8 +90,9 @@ def test_a_stage_that_fails_leaves_its_cause_and_nothing_else_and_the_retry_make
         "entry_point": "f",
     }
     rows.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    states = home.states(home.run(*knobs, only="midtrain"), steps)
-    assert {name for name, state in states.items() if state.name == "Completed"} == {"task_data", "midtrain_data", "midtrain"}
+    states = home.states(home.run(*knobs, only="midtrain"), steps, len(parts))
+    made = {"task_data", "midtrain_data", "midtrain", *parts}
+    assert {name for name, state in states.items() if state.name == "Completed"} == made
     assert [status for status, _ in home.tracked(data)] == ["FINISHED"]
 
 
