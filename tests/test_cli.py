@@ -155,7 +155,8 @@ def test_a_folder_of_ones_own_goes_all_the_way_to_tokens(tmp_path, capsys):
     assert "made" not in capsys.readouterr().out
     long = ["run", "micro", f"corpus={tmp_path}/notes", "pretrain.num_steps=9999", "--home", str(tmp_path / "other")]
     assert "take more text" in refused(capsys, *long, main=library.main)
-    assert "no readable file" in refused(capsys, *run, f"corpus={tmp_path}/home", main=library.main)
+    (tmp_path / "empty").mkdir()
+    assert "no readable file" in refused(capsys, *run, f"corpus={tmp_path}/empty", main=library.main)
 
 
 def test_ls_lists_what_the_store_holds(tmp_path, toy, capsys):

@@ -47,7 +47,7 @@ _ALL = (
         text_column="text",
         licence="of Python and of each installed package",
         source="https://docs.python.org/3/license.html",
-        shard_bytes=4_000_000,
+        shard_bytes=5_000_000,
         shard_characters=12_000_000,
     ),
     _published(

@@ -70,8 +70,16 @@ def documents(file: TextFile, column: str) -> Iterator[str | None]:
 def documents_of(lines: Iterable[bytes], file: TextFile, column: str) -> Iterator[str | None]:
     """The same from the lines of a file that is no parquet."""
     if file.format in LINES:
-        return (_field(row, column, where) for where, row in json_lines.read_lines(lines, str(file.path)))
+        return (_field(row, column, where) for where, row in _rows(lines, file))
     return cut(_decoded(lines, file))
+
+
+def _rows(lines: Iterable[bytes], file: TextFile) -> Iterator[tuple[str, json_lines.Row]]:
+    try:
+        yield from json_lines.read_lines(lines, str(file.path))
+    except ValueError as error:
+        remedy = "write one object a line, or keep the file out of the folder"
+        raise ValueError(f"download.corpus: {error}: {remedy}") from None
 
 
 @contextmanager
@@ -90,7 +98,7 @@ def opened(file: TextFile) -> Iterator[BinaryIO]:
             else:
                 yield stack.enter_context(file.path.open("rb"))
     except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
-        raise ValueError(f"{file.path}: is damaged or cut off: {error}") from error
+        raise ValueError(f"download.corpus: {file.path}: is damaged or cut off: {error}") from error
 
 
 def _field(row: json_lines.Row, column: str, where: str) -> str | None:
@@ -111,7 +119,8 @@ def _decoded(lines: Iterable[bytes], file: TextFile) -> Iterator[str]:
             text = content.decode()
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{file.path}, line {number}: is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+                f"download.corpus: {file.path}, line {number}: is not UTF-8 ({error.reason} at byte {error.start}): "
+                "save it as UTF-8"
             ) from None
         yield text.removesuffix("\n").removesuffix("\r")
 

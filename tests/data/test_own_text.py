@@ -211,7 +211,7 @@ LONG = json_lines([f"row {number}" for number in range(50)])
         ("a.parquet.gz", "x", r"no readable file: found 1 \.gz"),
         ("a.txt", b"fine\n\nnot \xff fine", r"a\.txt, line 3: is not UTF-8 .* at byte 4\): save it as UTF-8"),
         ("a.jsonl", '{"text": "x"}\n{"text": ', r"a\.jsonl, line 2: not JSON"),
-        ("a.json", '["x", "y"]', r"a\.json, line 1: needs an object, found list"),
+        ("a.json", '["x", "y"]', r"a\.json, line 1: needs an object, found list: write one object a line"),
         ("a.jsonl", '{"body": "x"}', r"download.text_column = 'text': .*a\.jsonl, line 1 has no such field: take body"),
         ("a.jsonl", '{"n": 1}', r"none of its fields is text"),
         ("a.jsonl", '{"text": 1}', r"a\.jsonl, line 1: it is of type int, not text"),
