@@ -1,7 +1,7 @@
 """A folder of one's own as a corpus, or a single file: which files of it are read, its label and its digest.
 
 Parquet, JSON lines and plain text or Markdown, the latter two also as .gz and .zst. Promises: hidden files are passed
-over; the order is that of relative paths; the digest depends on names, sizes and content, never on where the folder
+over, and .json where there is other text; the order is that of relative paths; the digest depends on names, sizes and content, never on where the folder
 lies, and what it is refused for names knob, path and remedy. Standard library only. Not here: reading the files
 (text_files.py).
 """
@@ -87,7 +87,10 @@ def listing(path: Path) -> tuple[list[TextFile], str]:
                 others[each.suffix if size or not each.is_file() else "empty"] += 1
     except OSError as error:
         raise ValueError(f"{where}: cannot be looked into: {error}") from error
-    often = sorted(others.items(), key=lambda item: (-item[1], item[0]))[:9]
+    if {file.format for file in found} - {".json"}:  # beside text, .json is about it: an index, a description
+        others[".json"] += sum(file.format == ".json" for file in found)
+        found = [file for file in found if file.format != ".json"]
+    often = sorted((+others).items(), key=lambda item: (-item[1], item[0]))[:9]
     ignored = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in often)
     if not found:
         raise ValueError(f"{where}: no readable file: found {ignored or 'nothing'}; it takes {READABLE}")

@@ -266,3 +266,12 @@ def test_real_shards_are_a_folder(tmp_path):
     shards = [file for file in files if file.format == ".parquet"]
     held_out = list(part_texts(shards[:1], "text", 0, 1, lambda *_: None))
     assert len(held_out) == -(-pq.read_metadata(shards[0].path).num_rows // 100)
+
+
+def test_json_beside_text_is_about_it_and_no_text(tmp_path):
+    (tmp_path / "a.txt").write_text("Some text.", encoding="utf-8")
+    (tmp_path / "index.json").write_text('{\n "rows": 3\n}', encoding="utf-8")
+    files, ignored = own_text.listing(tmp_path)
+    assert ([file.name for file in files], ignored) == (["a.txt"], "1 .json")
+    (tmp_path / "a.txt").unlink()
+    assert [file.name for file in own_text.listing(tmp_path)[0]] == ["index.json"]
