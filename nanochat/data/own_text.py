@@ -1,15 +1,16 @@
 """A folder of one's own as a corpus, or a single file: which files of it are read, its label and its digest.
 
 Parquet, JSON lines and plain text or Markdown, the latter two also as .gz and .zst. Promises: hidden files are passed
-over, and .json where there is other text; the order is that of relative paths; the digest depends on names, sizes and content, never on where the folder
-lies, and what it is refused for names knob, path and remedy. Standard library only. Not here: reading the files
-(text_files.py).
+over, and beside other text a .json that is no lines; the order is that of relative paths; the digest depends on names, sizes and
+content, never on where the folder lies, and what it is refused for names knob, path and remedy. Standard library only.
+Not here: reading the files (text_files.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 from collections import Counter
@@ -87,14 +88,26 @@ def listing(path: Path) -> tuple[list[TextFile], str]:
                 others[each.suffix if size or not each.is_file() else "empty"] += 1
     except OSError as error:
         raise ValueError(f"{where}: cannot be looked into: {error}") from error
-    if {file.format for file in found} - {".json"}:  # beside text, .json is about it: an index, a description
-        others[".json"] += sum(file.format == ".json" for file in found)
-        found = [file for file in found if file.format != ".json"]
+    lines = [file for file in found if _is_text(file)]
+    if lines:  # what lies beside text is about it: an index, a description
+        others[".json"] += len(found) - len(lines)
+        found = lines
     often = sorted((+others).items(), key=lambda item: (-item[1], item[0]))[:9]
     ignored = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in often)
     if not found:
         raise ValueError(f"{where}: no readable file: found {ignored or 'nothing'}; it takes {READABLE}")
     return sorted(found, key=lambda file: file.name), ignored
+
+
+def _is_text(file: TextFile) -> bool:
+    """Not so a .json whose first line is no whole object: that is one value over many lines."""
+    if file.format != ".json" or file.compression:
+        return True
+    try:
+        with file.path.open("rb") as opened:
+            return isinstance(json.loads(opened.readline(MIB)), dict)
+    except ValueError:
+        return False
 
 
 def _walk(directory: Path, above: tuple[str, ...]) -> Iterator[Path]:
