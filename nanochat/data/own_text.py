@@ -1,9 +1,9 @@
 """A folder of one's own as a corpus, or a single file: which files of it are read, its label and its digest.
 
 Parquet, JSON lines and plain text or Markdown, the latter two also as .gz and .zst. Promises: hidden files are passed
-over, and beside other text a .json that is no lines; the order is that of relative paths; the digest depends on names, sizes and
-content, never on where the folder lies, and what it is refused for names knob, path and remedy. Standard library only.
-Not here: reading the files (text_files.py).
+over, and beside other text a .json that is no lines; the order is that of relative paths; the digest depends on names,
+sizes and content, never on where the folder lies, and what it is refused for names knob, path and remedy. Standard
+library only. Not here: reading the files (text_files.py).
 """
 
 from __future__ import annotations

@@ -149,11 +149,9 @@ def test_what_is_cached_costs_nothing_more() -> None:
 
 
 def test_a_file_of_ones_own_has_an_unknown_length(tmp_path: Path) -> None:
-    file = tmp_path / "own.jsonl"
-    turn = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    file.write_text(
-        "\n".join(json.dumps(turn + turn[:i] * 0 + [dict(turn[0], content=str(i)), turn[1]]) for i in range(5))
-    )
+    file, answer = tmp_path / "own.jsonl", {"role": "assistant", "content": "Hello"}
+    lines = [json.dumps([{"role": "user", "content": f"Hi {number}"}, answer]) for number in range(5)]
+    file.write_text("\n".join(lines), encoding="utf-8")
     stages = {stage["name"]: stage for stage in described("speedrun", f"sft_data.mixture=jsonl:{file}")["stages"]}
     assert stages["sft"]["steps"] is stages["sft"]["seconds"] is None
 
