@@ -5,6 +5,7 @@ None of these classes is a stage; nanochat/pipeline.py has those, and says where
 
 from __future__ import annotations
 
+import json
 from typing import Literal, Self
 
 from nanochat.data import own_conversations
@@ -58,9 +59,10 @@ class ChatData(Stage, abstract=True, work="chat_data"):
         parse_mixture(self.mixture, f"{self.name}.mixture")
 
     def resolved(self) -> Self:
-        found = {} if self.own_files else own_conversations.resolve(own_files(self.mixture))
-        places = ", ".join(f"{name}={folder(path).absolute()}" for path, (name, _) in found.items())
-        return self.replaced(mixture=with_own(self.mixture, found), own_files=places) if found else self
+        places = json.loads(self.own_files or "{}")
+        found = own_conversations.resolve(path for path in own_files(self.mixture) if path not in places)
+        places |= {name: str(folder(path).absolute()) for path, (name, _) in found.items()}
+        return self.replaced(mixture=with_own(self.mixture, found), own_files=json.dumps(places)) if found else self
 
     def label(self) -> str:
         return f"c{self.sequence_len}"

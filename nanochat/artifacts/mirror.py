@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ NEWEST = "newest.json"
 BESIDE = (metrics.FILE, provenance.ARITHMETIC)  # files of the work directory that a resumed stage goes on with
 POLL_SECONDS = 5.0
 FAILED_SECONDS = 60.0  # until the next try
-LEAVE_SECONDS = 10.0  # for a file on its way when the stage ends
+HELD = "mirrored"  # folder of the work directory: what is uploaded, held against pruning
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +60,19 @@ class Mirror:
                 self.store.download(f"{place}/{name}", self.work / name)
         except Damaged as error:
             log.warning("the checkpoint in the store cannot be used: %s", error)
+            self.newest = {"step": -1}  # the next one, of whatever step, takes its place
             return
         fresh.rename(final)
 
     def update(self, stop: threading.Event) -> None:
         """Uploads the newest checkpoint, if the store has an older one. Conflict: another run has taken over."""
-        directory = _newest(self.work)
-        if directory is None or _step(directory) <= self.newest["step"]:
+        found = _newest(self.work)
+        if found is None or _step(found) <= self.newest["step"]:
             return
+        with _held(found, self.work / HELD) as directory:
+            self._upload(directory, stop)
+
+    def _upload(self, directory: Path, stop: threading.Event) -> None:
         described = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
         place, files = f"{self.token}-{directory.name}", sorted(path.name for path in directory.iterdir())
         beside = [name for name in BESIDE if (self.work / name).exists()]
@@ -77,6 +83,8 @@ class Mirror:
             self.store.upload(f"{self.prefix}/{place}/{name}", directory / name, digest)
         for name in beside:  # copies, of what goes on growing
             self.store.put(f"{self.prefix}/{place}/{name}", (self.work / name).read_bytes())
+        if stop.is_set():  # who stops may remove everything next
+            return
         newest = {"step": _step(directory), "name": directory.name, "place": place, "files": files, "beside": beside}
         key, first = f"{self.prefix}/{NEWEST}", self.etag is None
         self.etag = self.store.put(key, json.dumps(newest).encode(), if_absent=first, if_match=self.etag)
@@ -84,9 +92,12 @@ class Mirror:
         self._remove_all_but(place)
 
     def forget(self) -> None:
-        """Removes everything: the artifact is whole."""
-        self.store.delete(f"{self.prefix}/{NEWEST}")
-        self._remove_all_but("")
+        """Removes everything: the artifact is whole. What cannot be removed now costs room and no more."""
+        try:
+            self.store.delete(f"{self.prefix}/{NEWEST}")
+            self._remove_all_but("")
+        except OSError as error:
+            log.warning("checkpoints of what is whole stay in the store under %s: %s", self.prefix, error)
 
     def _remove_all_but(self, place: str) -> None:
         for key in list(self.store.keys(f"{self.prefix}/")):
@@ -103,7 +114,7 @@ class Mirror:
             yield
         finally:
             stop.set()
-            thread.join(LEAVE_SECONDS)
+            thread.join()  # at the longest until the file on its way is there: left alone it would write later
 
     def _follow(self, stop: threading.Event) -> None:
         pause = 0.0
@@ -117,6 +128,20 @@ class Mirror:
             except OSError as error:
                 log.warning("the newest checkpoint is not in the store yet, trying again: %s", error)
                 pause = FAILED_SECONDS
+
+
+@contextmanager
+def _held(directory: Path, aside: Path) -> Iterator[Path]:
+    """The files of a checkpoint under a second name, so that training may prune it while they are uploaded."""
+    shutil.rmtree(aside, ignore_errors=True)
+    held = aside / directory.name
+    held.mkdir(parents=True)
+    try:
+        for path in directory.iterdir():
+            os.link(path, held / path.name)
+        yield held
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _newest(work: Path) -> Path | None:

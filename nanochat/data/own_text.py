@@ -100,12 +100,12 @@ def listing(path: Path) -> tuple[list[TextFile], str]:
 
 
 def _is_text(file: TextFile) -> bool:
-    """Not so a .json whose first line is no whole object: that is one value over many lines."""
-    if file.format != ".json" or file.compression:
+    """Not so a small .json whose first line is no whole object: that is one value over many lines."""
+    if file.format != ".json" or file.compression or file.size >= MIB:  # too much for a description
         return True
     try:
         with file.path.open("rb") as opened:
-            return isinstance(json.loads(opened.readline(MIB)), dict)
+            return isinstance(json.loads(next(filter(bytes.strip, opened), b"")), dict)
     except ValueError:
         return False
 

@@ -235,15 +235,14 @@ def _remedy(plan: Plan, stage: Any, rows: int) -> str:
 
 
 def chat_rows(stage: Any) -> tuple[int, float | None]:
-    """Conversations of a mixture and the rows that they fill, None where a file of one's own is among them."""
+    """Conversations of a mixture and the rows that they fill, None where the length of some is not known."""
     mixture = parse_mixture(stage.mixture)
-    tokens = [
-        count * rates.CONVERSATION_TOKENS[name][0] if name in rates.CONVERSATION_TOKENS else None
-        for name, count in mixture.items()
-    ]
-    if None in tokens:
-        return sum(mixture.values()), None
-    return sum(mixture.values()), sum(filter(None, tokens)) / rates.PACKED / stage.sequence_len
+    tokens = 0.0
+    for name, count in mixture.items():
+        if name not in rates.CONVERSATION_TOKENS:
+            return sum(mixture.values()), None
+        tokens += count * min(rates.CONVERSATION_TOKENS[name][0], stage.sequence_len + 1)  # what is longer is cut
+    return sum(mixture.values()), tokens / rates.PACKED / (stage.sequence_len + 1)
 
 
 def _chat_data(plan: Plan, stage: Any) -> Cost:
@@ -299,6 +298,8 @@ def _base_eval(plan: Plan, stage: Any) -> Cost:
 def _chat_eval(plan: Plan, stage: Any) -> Cost:
     seconds = rates.START_SECONDS
     for name, limit in asked_problems(stage.tasks, f"{stage.name}.tasks").items():
+        if name not in rates.CONVERSATION_TOKENS:
+            return Cost(stage.name, "gpu")
         _, prompt, problems = rates.CONVERSATION_TOKENS[name]
         count = min(stage.max_problems, limit or problems, problems)
         seconds += plan.read_seconds(count * prompt, stage.num_ranks)

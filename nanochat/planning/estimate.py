@@ -197,7 +197,9 @@ def _priced(described: dict[str, Any]) -> Iterator[str]:
         yield row.rstrip()
     total = described["total"]
     money = f"{total['dollars']:,.2f}" if total["dollars"] else ""
-    row = f"{duration(total['seconds']):>9} {money:>9} {_size(total['disk_bytes']):>9}"
+    unknown = any(stage["seconds"] is None and not stage["cached"] for stage in described["stages"])
+    time = f"> {duration(total['seconds'])}" if unknown else duration(total["seconds"])
+    row = f"{time:>9} {money:>9} {_size(total['disk_bytes']):>9}"
     yield f"  {'to make':<15} {'all of it':<{width}} {row}".rstrip()
     for stage in described["stages"]:
         for warning in stage["warnings"]:

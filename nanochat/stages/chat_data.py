@@ -69,8 +69,8 @@ def run(stage: ChatData, ctx: StageContext) -> dict[str, float]:
 
 def _own(stage: ChatData, split: Split) -> dict[str, Task]:
     """The files of one's own, by their names in the mixture."""
-    places = (place.partition("=") for place in stage.own_files.split(", ") if place)
-    return {OWN + name: OwnConversations(split, Path(path), name) for name, _, path in places}
+    places = json.loads(stage.own_files or "{}")
+    return {OWN + name: OwnConversations(split, Path(path), name) for name, path in places.items()}
 
 
 def held_out(mixture: Mapping[str, int]) -> dict[str, int]:

@@ -168,14 +168,14 @@ def _optimizer(stage: "Trained", world: World, model: GPT, settings: OptimSettin
 
 def _rows(stage: "Trained", ctx: StageContext, world: World, config: GPTConfig, batch: int) -> int:
     """Rows of a forward pass: the knob's, else what the card holds; on a CPU, whose memory others share, 16 at most."""
+    rows_per_rank = max(1, batch // (config.sequence_len * world.size))
     rows = stage.device_batch_size
     if not rows:
-        rows_per_rank = max(1, batch // (config.sequence_len * world.size))
         rows = min(rows_per_rank, CPU_ROWS)
         if world.device.type == "cuda":
             memory = torch.cuda.get_device_properties(world.device).total_memory
             sparing: Any = {name: getattr(stage, name) for name in ("checkpoint_activations", "loss_chunk")}
             rows = rows_that_fit(config, rows_per_rank, memory, world.size, **sparing)
     if world.rank == 0:
-        note_rows(ctx.work, rows)
+        note_rows(ctx.work, rows if stage.name == "rl" else min(rows, rows_per_rank))  # RL's rows are as many as teach
     return rows

@@ -2,8 +2,8 @@
 
 The loss is traced and split into forward and backward as torch.compile splits it (minimal cut with recomputation,
 arXiv:1604.06174 in spirit), and what the forward pass hands to the backward pass is added up; the optimizer's step is
-run while all living storages are counted. Promises: no memory is taken and no GPU needed; seconds a model. It is what
-the closed formula of nanochat/scaling.py is held against. Not here: kernels' workspaces and what the allocator loses.
+run while all living storages are counted. Promises: no memory is taken and no GPU needed; seconds a model. The
+closed formula of nanochat/model/memory.py is held against it. Not here: kernels' workspaces, the allocator's losses.
 """
 
 import gc

@@ -2,11 +2,13 @@
 
 The rows change how a result is reached, not what is learned, so a run that was sized a little too large loses minutes
 instead of a night. Promises: only an error that is about memory is answered so; the rows that were tried are never
-tried again in the same work directory, also after a kill; at one row the error stands. Standard library only.
+tried again in the same work directory, also after a kill, unless knobs spare memory otherwise; at one row the error
+stands. Standard library only.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from nanochat.artifacts.files import write_aside
 
 KNOB = "device_batch_size"
 USED, MOST = f"{KNOB}.used", f"{KNOB}.most"  # files in the work directory: rows taken, and how many may be
+SPARING = ("checkpoint_activations", "loss_chunk")  # knobs with which other rows fit
 SAID = re.compile(r"out of memory|outofmemoryerror|memoryerror|can't allocate memory", re.IGNORECASE)
 
 
@@ -32,22 +35,27 @@ def note_rows(work: Path, rows: int) -> None:
 
 def bounded(knobs: Mapping[str, Any], work: Path) -> dict[str, Any]:
     """The knobs with as many rows as this work directory still allows; where the knob is 0, that many."""
-    most = _read(work / MOST)
-    if KNOB not in knobs or most is None:
+    bound = _read(work / MOST)
+    if KNOB not in knobs or bound is None or bound["sparing"] != _sparing(knobs):
         return dict(knobs)
-    return {**knobs, KNOB: min(knobs[KNOB] or most, most)}
+    return {**knobs, KNOB: min(knobs[KNOB] or bound["rows"], bound["rows"])}
 
 
 def halve(error: Mapping[str, Any] | None, knobs: Mapping[str, Any], work: Path) -> str:
     """After an error about memory: allows half the rows and says so in a sentence; an empty one where nothing helps."""
     if error is None or not is_about_memory(f"{error['type']}: {error['message']}"):
         return ""
-    rows = bounded(knobs, work).get(KNOB) or _read(work / USED) or 0
+    known = (bounded(knobs, work).get(KNOB), _read(work / USED))
+    rows = min(filter(None, known), default=0)
     if rows < 2:
         return ""
-    write_aside(work / MOST, str(rows // 2))
+    write_aside(work / MOST, json.dumps({"rows": rows // 2, "sparing": _sparing(knobs)}))
     return f"out of memory with {rows} rows a forward pass: goes on from the last checkpoint with {rows // 2}"
 
 
-def _read(path: Path) -> int | None:
-    return int(path.read_text(encoding="utf-8")) if path.exists() else None
+def _sparing(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: knobs[name] for name in SPARING if name in knobs}
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

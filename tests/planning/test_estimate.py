@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from nanochat.model import memory
-from nanochat.pipeline import Pretrain
+from nanochat.pipeline import Pretrain, SftData
 from nanochat.planning import estimate
+from nanochat.planning.costs import chat_rows
+from nanochat.planning.rates import PACKED
 from nanochat.recipes import RECIPES, apply, stages_of
 from nanochat.workflow.explain import Status
 from nanochat.workflow.plan import plan
@@ -154,6 +156,14 @@ def test_a_file_of_ones_own_has_an_unknown_length(tmp_path: Path) -> None:
     file.write_text("\n".join(lines), encoding="utf-8")
     stages = {stage["name"]: stage for stage in described("speedrun", f"sft_data.mixture=jsonl:{file}")["stages"]}
     assert stages["sft"]["steps"] is stages["sft"]["seconds"] is None
+
+
+def test_what_is_not_known_is_said_to_be_so_and_what_is_too_long_is_cut() -> None:
+    made = described("micro", "chat_eval_sft.tasks=nothing")
+    assert next(stage for stage in made["stages"] if stage["name"] == "chat_eval_sft")["seconds"] is None
+    assert re.search(r"all of it +> \d+ (s|min)", estimate.text(made))
+    short = chat_rows(SftData(mixture="smoltalk:1000", sequence_len=255))
+    assert short == (1000, pytest.approx(1000 / PACKED))
 
 
 def test_the_table_of_memory_is_that_of_the_formula() -> None:

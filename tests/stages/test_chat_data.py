@@ -106,6 +106,23 @@ def test_a_file_of_ones_own_has_the_same_address_wherever_it_lies_and_another_wh
     assert MidtrainData(mixture=f"jsonl:{file}").resolved().mixture.endswith(":59")  # all but those held out
 
 
+def test_a_second_file_is_looked_at_too_and_any_folder_may_hold_them(tmp_path):
+    stage, names = MidtrainData(mixture="identity:5"), []
+    for folder in ("a, b=c", "d"):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / "own.jsonl"
+        file.write_text(
+            "\n".join(json.dumps([user(folder + str(i)), assistant("a")]) for i in range(9)), encoding="utf-8"
+        )
+        link = tmp_path / f"{len(names)}.jsonl"  # a mixture is separated by commas
+        link.symlink_to(file)
+        stage = stage.replaced(mixture=f"{stage.mixture}, jsonl:{link}").resolved()
+        names.append(f"{len(names)}@")
+    assert all(name in stage.mixture for name in names)
+    assert str(tmp_path) not in stage.mixture
+    assert len(made(stage.replaced(sequence_len=64), tmp_path / "made")[0]) == 2
+
+
 def test_a_file_that_changed_since_the_plan_is_refused(tmp_path):
     file = tmp_path / "own.jsonl"
     file.write_text("\n".join(json.dumps([user(str(i)), assistant("a")]) for i in range(9)), encoding="utf-8")

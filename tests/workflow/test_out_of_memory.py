@@ -133,3 +133,13 @@ def test_only_errors_about_memory_are_answered(tmp_path, error, about):
     assert out_of_memory.bounded({"device_batch_size": 0}, tmp_path) == {"device_batch_size": 3 if about else 0}
     assert out_of_memory.halve(None, {"device_batch_size": 6}, tmp_path) == ""
     assert out_of_memory.bounded({"num_shards": 1}, tmp_path) == {"num_shards": 1}
+
+
+def test_halves_are_of_the_rows_really_taken_and_forgotten_when_memory_is_spared_otherwise(tmp_path):
+    error, knobs = {"type": "OutOfMemoryError", "message": ""}, {"device_batch_size": 64, "loss_chunk": 0}
+    out_of_memory.note_rows(tmp_path, 4)  # a rank has no more
+    assert "with 4 rows a forward pass: goes on from the last checkpoint with 2" in out_of_memory.halve(
+        error, knobs, tmp_path
+    )
+    assert out_of_memory.bounded(knobs, tmp_path)["device_batch_size"] == 2
+    assert out_of_memory.bounded(knobs | {"loss_chunk": 2048}, tmp_path)["device_batch_size"] == 64
