@@ -3,8 +3,8 @@
 A checkpoint is a directory `checkpoints/step-N` of the work directory, whole when it has its manifest; with it go the
 metrics and what else a resumed stage would miss. Promises: what the store names is whole (its name is written last);
 only the newest is kept; work is never held up: what fails is told and tried again later; a run that lost its lease to
-another cannot put its own in the other's place. Not here: what is in a checkpoint, and whether its digests are right
-(nanochat/training/checkpoint.py looks before it resumes).
+another cannot put its own in the other's place; what was fetched is held against its manifest. Not here: what is in a
+checkpoint (nanochat/training/checkpoint.py).
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Mirror:
                 self.store.download(f"{place}/{name}", fresh / name)
             for name in self.newest["beside"]:
                 self.store.download(f"{place}/{name}", self.work / name)
+            _check(fresh)
         except Damaged as error:
             log.warning("the checkpoint in the store cannot be used: %s", error)
             self.newest = {"step": -1}  # the next one, of whatever step, takes its place
@@ -128,6 +129,14 @@ class Mirror:
             except OSError as error:
                 log.warning("the newest checkpoint is not in the store yet, trying again: %s", error)
                 pause = FAILED_SECONDS
+
+
+def _check(directory: Path) -> None:
+    """Raises Damaged for a file that is not what the manifest of the checkpoint says."""
+    described = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+    for name, facts in described.items():
+        if sha256_of(directory / name) != facts["sha256"]:
+            raise Damaged(f"{name} of {directory.name} has another digest than its manifest")
 
 
 @contextmanager

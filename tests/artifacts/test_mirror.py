@@ -183,3 +183,56 @@ def test_work_is_followed_and_a_failure_is_told_and_tried_again(
     stopped.set()
     of.update(stopped)
     assert of.newest["step"] == 2
+
+
+class SlowStore(FileStore):
+    """One whose uploads take a while."""
+
+    def upload(self, key: str, source: Path, sha256: str) -> None:
+        time.sleep(0.5)
+        super().upload(key, source, sha256)
+
+
+def test_nothing_comes_back_after_the_stage_is_done(tmp_path: Path) -> None:
+    """An upload on its way when the stage ends is waited for, and names nothing any more."""
+    (tmp_path / "a").mkdir()
+    slow = Mirror(SlowStore(tmp_path / "store"), ADDRESS, tmp_path / "a", 1)
+    checkpoint(tmp_path / "a", 3)
+    with slow.following():
+        time.sleep(0.2)  # the first file is on its way
+    slow.forget()
+    assert slow.store.keys() == []
+    time.sleep(1.5)
+    assert slow.store.keys() == []
+    assert not (tmp_path / "a" / mirroring.HELD).exists()
+
+
+def test_what_is_uploaded_may_be_pruned_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    store = FileStore(tmp_path / "store")
+    of = Mirror(store, ADDRESS, tmp_path / "a", 1)
+    checkpoint(tmp_path / "a", 3)
+    upload = store.upload
+
+    def pruning(key: str, source: Path, sha256: str) -> None:
+        for path in (tmp_path / "a" / "checkpoints" / "step-000003").glob("*"):
+            path.unlink()
+        upload(key, source, sha256)
+
+    monkeypatch.setattr(store, "upload", pruning)
+    update(of)
+    mirror(tmp_path, "b", token=2).restore()
+    assert (tmp_path / "b" / "checkpoints" / "step-000003" / "manifest.json").exists()
+
+
+def test_a_damaged_one_is_replaced_by_the_next_of_whatever_step(tmp_path: Path) -> None:
+    checkpoint_of(tmp_path, "a", 900)
+    update(mirror(tmp_path))
+    for path in (tmp_path / "store").rglob("model-0-of-1.safetensors"):
+        path.write_text("something else", encoding="utf-8")
+    other = mirror(tmp_path, "b", token=2)
+    other.restore()
+    assert not (tmp_path / "b" / "checkpoints" / "step-000900").exists()
+    checkpoint(tmp_path / "b", 100)
+    update(other)
+    assert mirror(tmp_path, "c", token=3).newest["step"] == 100
