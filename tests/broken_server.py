@@ -1,6 +1,7 @@
-"""A real HTTP server on the loopback with one file, which breaks off, stalls, refuses and changes the file under way.
+"""A real HTTP server on the loopback, which breaks off, stalls, refuses and changes a file under way.
 
-It honours Range and If-Range as RFC 9110 has it, unless the fault of the request says otherwise.
+`broken_server` has one file, whatever is asked for; `broken_folder` has several, each with faults of its own. It honours
+Range and If-Range as RFC 9110 has it, unless the fault of the request says otherwise.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import http.server
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 BODY = b"".join(number.to_bytes(4, "big") for number in range(50_000))
 
@@ -34,7 +35,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        site = self.server.site
+        site = self.server.site_of(self.path)
         site.seen.append({"range": self.headers.get("Range"), "if_range": self.headers.get("If-Range")})
         fault = site.faults.pop(0) if site.faults else ""
         self.close_connection = True
@@ -76,13 +77,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def broken_server() -> Iterator[Site]:
+    site = Site()
+    with _serving(lambda path: site) as url:
+        site.url = f"{url}/shard_00000.parquet"
+        yield site
+
+
+@contextlib.contextmanager
+def broken_folder(bodies: Mapping[str, bytes]) -> Iterator[dict[str, Site]]:
+    """Files by name; any other name is 404."""
+    sites = {name: Site(body) for name, body in bodies.items()}
+    with _serving(lambda path: sites.get(path.removeprefix("/"), Site(faults=["404"]))) as url:
+        for name, site in sites.items():
+            site.url = f"{url}/{name}"
+        yield sites
+
+
+@contextlib.contextmanager
+def _serving(site_of: Callable[[str], Site]) -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.released = True, threading.Event()
-    server.site = Site(url=f"http://127.0.0.1:{server.server_address[1]}/shard_00000.parquet")
+    server.daemon_threads, server.released, server.site_of = True, threading.Event(), site_of
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield server.site
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.released.set()
         server.shutdown()

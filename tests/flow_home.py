@@ -1,4 +1,4 @@
-"""A home directory in which the recipe `micro` runs through Prefect, and what tests ask about it.
+"""A home directory in which a recipe (`micro`) runs through Prefect, and what tests ask about it.
 
 `made` is one in which a first run made everything (once a session), `home` a copy of it. conftest.py makes the fixtures
 known. It does not test anything.
@@ -31,19 +31,19 @@ from tests.prefect_server import eventually
 class FlowHome:
     """A home directory, what runs in it, and what is asked about it."""
 
-    def __init__(self, path, settings, server):
-        self.path, self.settings, self.server = path, settings, server
+    def __init__(self, path, settings, server, recipe="micro"):
+        self.path, self.settings, self.server, self.recipe = path, settings, server, recipe
         self.store = FileStore(path / "store")
         self.log = path / "cli.log"
 
     def steps(self, *more, only=()):
-        return {step.name: step for step in plan(apply(stages_of("micro"), [*self.settings, *more]), only)}
+        return {step.name: step for step in plan(apply(stages_of(self.recipe), [*self.settings, *more]), only)}
 
     def start(self, *more, only="", url=""):
-        """`nanochat run micro`."""
+        """`nanochat run RECIPE`."""
         environment = {**os.environ, **self.server.environment, "NANOCHAT_HOME": str(self.path)}
         environment |= {"PREFECT_API_URL": url} if url else {}
-        command = [sys.executable, "-m", "flows.cli", "run", "micro", *self.settings, *more]
+        command = [sys.executable, "-m", "flows.cli", "run", self.recipe, *self.settings, *more]
         command += ["--only", only] if only else []
         with self.log.open("wb") as log:
             return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
@@ -89,6 +89,12 @@ class FlowHome:
             found = database.execute(runs, (str(address),)).fetchall()
             tags = "SELECT key, value FROM tags WHERE run_uuid = ?"
             return [(status, dict(database.execute(tags, (run,)).fetchall())) for run, status in found]
+
+    def versions(self, model):
+        """The addresses of the registered versions of a model."""
+        tagged = "SELECT value FROM model_version_tags WHERE name = ? AND key = 'nanochat.address'"
+        with closing(sqlite3.connect(self.path / "mlflow.db")) as database:
+            return {address for (address,) in database.execute(tagged, (model,))}
 
 
 @pytest.fixture(scope="session")
