@@ -98,7 +98,8 @@ def test_classic_d20_has_the_parameters_of_the_write_ups(tmp_path, capsys):
 def test_a_plan_tells_hours_and_cost(tmp_path, capsys):
     assert cli.main(["plan", "speedrun", "--gpus", "8xH100", "--home", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "pretraining on 8xH100" in said
+    assert "recipe speedrun on 8xH100" in said
+    assert "all of it" in said
     assert "because" in said
     assert "write it as 8xH100" in refused(capsys, "plan", "speedrun", "--gpus", "eight", "--home", str(tmp_path))
     assert "unknown GPU 'H10'" in refused(capsys, "plan", "speedrun", "--gpus", "8xH10", "--home", str(tmp_path))

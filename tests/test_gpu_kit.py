@@ -9,13 +9,13 @@ import sys
 
 import pytest
 import torch
-from nanochat.gpus import peak_flops
 
 from benchmarks.gpu import __main__ as kit
 from benchmarks.gpu import checks, table
 from benchmarks.gpu.measure import run_of
 from benchmarks.gpu.processes import run
 from nanochat.model import attention
+from nanochat.model.gpus import peak_flops
 from tests.paths import ROOT
 
 CPU = checks.Place(torch.device("cpu"), tiny=True)

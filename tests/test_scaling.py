@@ -86,13 +86,6 @@ def test_every_stage_scales_its_rates_by_its_own_batch() -> None:
     assert lr_scale("classic", 2**10) == 1.0
 
 
-def test_memory_shrinks_with_ranks_and_device_batch() -> None:
-    derived = derive(Pretrain(depth=12), 32768)
-    assert derived.peak_memory(16) < derived.peak_memory(32)
-    assert derived.peak_memory(32, num_ranks=8) < derived.peak_memory(32)
-    assert derived.peak_memory(100_000) == derived.peak_memory(256)  # 2^19 tokens are 256 rows
-
-
 @pytest.mark.parametrize(
     ("knobs", "said"),
     [

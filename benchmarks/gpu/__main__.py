@@ -4,8 +4,8 @@ Correctness first (checks.py), then what each depth takes (measure.py), the most
 own; what no longer fits into the budget is skipped and named. Results go to `gpu.json` as they come. torch (2.11 to
 2.15), numpy and safetensors suffice. The exit code is 1 where a check failed.
 
-Its section `rates` is what nanochat/gpus.py and estimate.py assume, measured: after a run on a new kind of card,
-correct them by hand from it, and enter the table in docs/log.md. How to read it: docs/gpu.md.
+Its section `rates` is what nanochat/model/gpus.py and planning/rates.py assume, measured: after a run on a new kind of
+card, correct them by hand from it, and enter the table in docs/log.md. How to read it: docs/gpu.md.
 """
 
 import argparse

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 from math import isnan
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import torch
@@ -332,7 +331,7 @@ def host_waits(place: Place) -> float:
     loss_of = loss_function(model, compile=True)
 
     def step(number: int) -> None:
-        accumulate_gradients(loss_of, source.batch(number), world, Event())
+        accumulate_gradients(loss_of, source.batch(number), world)
         optimizer.step()
 
     for number in range(2):

@@ -14,11 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import torch
-from nanochat.gpus import peak_flops
 from torch import Tensor
 
 from benchmarks.gpu.processes import Say
@@ -28,6 +26,8 @@ from nanochat.data.tokenizer import Tokenizer
 from nanochat.inference.engine import Engine
 from nanochat.model.device import arithmetic, compute_dtype, device_of
 from nanochat.model.gpt import GPT
+from nanochat.model.gpus import MEMORY_BYTES, peak_flops
+from nanochat.model.memory import peak_memory, rows_that_fit
 from nanochat.pipeline import Pretrain
 from nanochat.recipes import RECIPES, stages_of
 from nanochat.scaling import Hyperparameters, derive
@@ -58,7 +58,7 @@ class Run:
 
 
 def run_of(depth: int, architecture: Any, rows: int, tiny: bool) -> Run:
-    """The run of that depth; `rows` 0: as many rows a pass as its recipe takes, or the next deeper one."""
+    """The run of that depth, on the ranks of the next deeper recipe; `rows` 0: as many as the card holds."""
     if tiny:
         small: dict[str, Any] = {"aspect_ratio": 16, "head_dim": 16, "total_batch_size": 256, "device_batch_size": 2}
         stage = Pretrain(depth=depth, architecture=architecture, **small)
@@ -66,10 +66,12 @@ def run_of(depth: int, architecture: Any, rows: int, tiny: bool) -> Run:
     real = [stage for name in RECIPES for stage in stages_of(name) if isinstance(stage, Pretrain)]
     real = sorted((each for each in real if not each.total_batch_size), key=lambda each: each.depth)
     nearest = next((each for each in real if each.depth >= depth), real[-1])
-    rows = rows or nearest.device_batch_size
     stage = Pretrain(depth=depth, architecture=architecture, device_batch_size=rows, num_ranks=nearest.num_ranks)
     derived = derive(stage, 32768)
-    return Run(stage, derived, rows, max(1, derived.total_batch_size // (rows * 2048 * nearest.num_ranks)))
+    rows_per_rank = max(1, derived.total_batch_size // (derived.config.sequence_len * stage.num_ranks))
+    memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else MEMORY_BYTES["H100"]
+    rows = rows or rows_that_fit(derived.config, rows_per_rank, memory, stage.num_ranks)
+    return Run(stage, derived, rows, -(-rows_per_rank // rows))
 
 
 def synchronize(device: torch.device) -> None:
@@ -129,7 +131,7 @@ def train(depth: int, architecture: str, rows: int, device: str, tiny: bool, say
     """Tokens per second, memory and the parts of a step."""
     here, run = device_of(device), run_of(depth, architecture, rows, tiny)
     config, world = run.derived.config, World(device=here)
-    estimate = run.derived.peak_memory(run.rows)
+    estimate = peak_memory(run.derived.config, run.rows)
     said = {"rows": run.rows, "passes": run.passes, "parameters": config.num_parameters(), "estimated_bytes": estimate}
     say({**said, "flops_per_token": config.flops_per_token()})
     model, optimizer = started(run, here)
@@ -140,16 +142,16 @@ def train(depth: int, architecture: str, rows: int, device: str, tiny: bool, say
 
     def step() -> None:
         nonlocal number
-        accumulate_gradients(loss_of, batches, world, Event())
+        accumulate_gradients(loss_of, batches, world)
         optimizer.step(plan.lr(number), plan.momentum(number), plan.weight_decay(number))
         number += 1
 
-    first = seconds_of(lambda: accumulate_gradients(loss_of, batches[:1], world, Event()), here)
+    first = seconds_of(lambda: accumulate_gradients(loss_of, batches[:1], world), here)
     optimizer.zero_grad()
     if here.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(here)
-    steady = seconds_of(lambda: accumulate_gradients(loss_of, batches[:1], world, Event()), here)
+    steady = seconds_of(lambda: accumulate_gradients(loss_of, batches[:1], world), here)
     say({"compile_seconds": first - steady})
     for _ in range(WARM_UP):
         step()
@@ -209,7 +211,8 @@ def save(depth: int, architecture: str, device: str, tiny: bool, scratch: str, s
     optimizer.step()
     folder = Path(scratch) / f"save-{architecture}-{depth}"
     state = TrainState(model, optimizer, Metrics(None), folder, {}, World(device=here), 1, run.tokens)
-    say({"save_seconds": seconds_of(state.save, here)})
+    with state.all_saved():
+        say({"save_seconds": seconds_of(state.save, here)})
     say({"save_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())})
     shutil.rmtree(folder)
 
