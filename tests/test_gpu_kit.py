@@ -176,12 +176,12 @@ def test_a_peer_that_does_not_work_costs_only_its_line(tmp_path, peer, monkeypat
 def test_a_run_has_the_rows_and_passes_of_its_recipe():
     found = {depth: run_of(depth, "modern", 0, tiny=False) for depth in (4, 12, 20, 26)}
     assert {depth: (each.rows, each.passes) for depth, each in found.items()} == {
-        4: (32, 4),
-        12: (32, 8),
-        20: (16, 4),
-        26: (8, 8),
+        4: (64, 2),
+        12: (43, 6),
+        20: (22, 24),
+        26: (13, 5),
     }
-    assert run_of(20, "modern", 8, tiny=False).passes == 8  # half the rows, the same step
+    assert run_of(20, "modern", 11, tiny=False).passes == 47  # half the rows, the same step
 
 
 def test_utilization_is_told_of_the_peak_and_of_what_the_card_reaches():
