@@ -4,7 +4,6 @@ The running count makes each step one that a small model can take. Held-out prob
 Standard library only.
 """
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +45,14 @@ class Counting(Task):
         """The word and the letter of problem `index`."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        word = self.known[index % len(self.known)]
-        return word, letter_of(word, self.dice(index))
+        word, dice = self.known[index % len(self.known)], self.dice(index)
+        most = max(map(word.count, word))
+        among = dice.choices((LETTERS, word, [one for one in word if word.count(one) == most]), ASKED)[0]
+        return word, dice.choice(among)
 
     def correct(self, index: int, completion: str) -> bool:
         word, letter = self.problem(index)
         return last_number(completion) == word.count(letter)
-
-
-def letter_of(word: str, dice: random.Random) -> str:
-    """A letter to ask for."""
-    most = max(map(word.count, word))
-    among = dice.choices((LETTERS, word, [one for one in word if word.count(one) == most]), ASKED)[0]
-    return dice.choice(among)
 
 
 def counted(word: str, letter: str) -> str:

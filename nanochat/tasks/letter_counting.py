@@ -8,13 +8,10 @@ Standard library only.
 """
 
 import random
-from pathlib import Path
 from typing import Any
 
-from nanochat.tasks.answers import last_number
-from nanochat.tasks.counting import counted, letter_of
-from nanochat.tasks.task import Split, Task, dialogue
-from nanochat.tasks.words import words
+from nanochat.tasks.counting import Counting, counted
+from nanochat.tasks.task import dialogue
 
 OUTPUT_END = "<|output_end|>"
 ENGLISH_SHARE = 0.85
@@ -90,15 +87,10 @@ RESULT = (
 )
 
 
-class LetterCounting(Task):
+class LetterCounting(Counting):
     """`How many r are in strawberry?`; an answer is right if the last number in it is, after what a tool said."""
 
     name = "letter_counting"
-    baseline = 0.49  # of always answering 1
-
-    def __init__(self, split: Split, data_dir: Path | None = None) -> None:
-        super().__init__(split, data_dir)
-        self.known = words(split, data_dir)
 
     def __len__(self) -> int:
         return 200_000 if self.split == "train" else len(self.known)
@@ -108,16 +100,8 @@ class LetterCounting(Task):
         dice = random.Random(f"words of {self.name}/{self.split}/{index}")
         return dialogue(_asked(word, letter, dice), _answer(word, letter, dice))
 
-    def problem(self, index: int) -> tuple[str, str]:
-        """The word and the letter of problem `index`."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        word = self.known[index % len(self.known)]
-        return word, letter_of(word, self.dice(index))
-
     def correct(self, index: int, completion: str) -> bool:
-        word, letter = self.problem(index)
-        return last_number(completion.rpartition(OUTPUT_END)[2]) == word.count(letter)
+        return super().correct(index, completion.rpartition(OUTPUT_END)[2])
 
 
 def _asked(word: str, letter: str, dice: random.Random) -> str:
