@@ -1,7 +1,8 @@
 """The inside of a stage's process: spec in, files out.
 
 Reads the spec, does the stage's work, writes `result.json`, or `error.json` with the cause. Promises: exit code 0 only
-after the result is written; 75 when the stage saved and wants to be resumed. The environment of torchrun is read here.
+after the result is written, and of a rank whose work is done no other, whatever its libraries do at the end; 75 when
+the stage saved and wants to be resumed. The environment of torchrun is read here.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ def run_spec(path: Path) -> int:
         used = provenance.closure(set(sys.modules) - before)
         result = {"numbers": numbers, "code": provenance.digests(used), "versions": versions}
         _write(work / "result.json", result | {"arithmetic": _arithmetic(work)})
+    if "WORLD_SIZE" in os.environ:  # gloo's threads may outlive the group and abort the end of the interpreter, and
+        os._exit(0)  # torchrun would then end the other ranks before their result is there (pytorch/pytorch#179291)
     return 0
 
 

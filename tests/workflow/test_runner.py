@@ -275,6 +275,16 @@ def test_two_stores_share_no_work_directory_at_the_same_time(tmp_path):
         run_job(job(), workshop(tmp_path), Recorder(reason="enough"))
 
 
+def test_a_rank_that_aborts_while_its_interpreter_ends_spoils_nothing(tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    aborts = "import atexit, os\nif 'RANK' in os.environ:\n    atexit.register(os.abort)\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(aborts, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+    settings = [*toy_corpus.make(tmp_path / "corpus"), "num_ranks=2"]
+    steps = plan(recipes.apply(recipes.stages_of("micro"), settings), ["pretrain"])
+    assert not runner.run_plan(steps, workshop(tmp_path), Recorder())[-1].cached
+
+
 def test_a_torn_last_line_of_metrics_is_cut_off(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo', encoding="utf-8")
