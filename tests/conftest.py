@@ -20,7 +20,18 @@ from tests.prefect_server import deployed, empty_database, prefect_server
 
 __all__ = ["deployed", "empty_database", "home", "made", "prefect_server"]
 
-LONG = ("test_remote", "test_flow", "test_promises", "test_ui", "test_resume", "test_track", "test_server")
+LONG = (
+    "test_remote",
+    "test_flow",
+    "test_promises",
+    "test_ui",
+    "test_resume",
+    "test_track",
+    "test_server",
+    "test_real_recipes",
+    "test_memory",
+    "test_gpu_kit",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
