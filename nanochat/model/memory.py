@@ -8,6 +8,8 @@ allocator take beside it, for which a tenth of the card is left free.
 
 from __future__ import annotations
 
+from typing import Any
+
 from nanochat.model.config import GPTConfig
 
 # Bytes a token and channel that the compiled bf16 loss keeps for its backward pass: of each layer, and once. Counted by
@@ -18,6 +20,7 @@ BLOCK_INPUT_BYTES = 2.0  # all that a layer keeps whose activations are computed
 LOGIT_BYTES = 8  # a token and entry of the vocabulary: bf16 logits, their fp32 soft-capped form, the bf16 gradient
 MUON_BYTES = {"modern": 16, "classic": 7}  # a number of the largest bucket: what Muon's update makes on its way
 ADAMW_BYTES = 4  # the same of AdamW's, a number of the head
+CPU_ROWS = 16  # of a forward pass on a CPU
 USABLE = 0.9  # of a card's memory: the rest is for CUDA's context, workspaces and what the allocator cannot use
 
 
@@ -32,6 +35,15 @@ def peak_memory(
     """Bytes on each rank at the most, with forward passes of so many rows: in the backward pass or in the optimizer."""
     backward = _backward(config, rows, checkpoint_activations, loss_chunk)
     return _standing(config, num_ranks) + max(backward, _optimizer(config, num_ranks))
+
+
+def rows_of_a_pass(config: GPTConfig, rows_per_rank: int, card: int | None, num_ranks: int = 1, **sparing: Any) -> int:
+    """Rows of a forward pass where nobody chose them: `rows_that_fit` a card of so many bytes; None for a CPU, whose
+    memory others share: 16 at the most.
+    """
+    if card is None:
+        return min(rows_per_rank, CPU_ROWS)
+    return rows_that_fit(config, rows_per_rank, card, num_ranks, **sparing)
 
 
 def rows_that_fit(

@@ -16,11 +16,12 @@ from typing import Any
 from nanochat import pipeline
 from nanochat.data.corpora import CORPORA
 from nanochat.model.gpus import DOLLARS_AN_HOUR, MEMORY_BYTES, PEAK_FLOPS
-from nanochat.model.memory import USABLE, peak_memory, rows_that_fit
+from nanochat.model.memory import USABLE, peak_memory, rows_of_a_pass
 from nanochat.planning import rates
 from nanochat.scaling import FEWEST_STEPS, Hyperparameters, shape, too_short
 from nanochat.tasks.mixture import parse_mixture
 from nanochat.tasks.task import asked_problems, comma_separated
+from nanochat.workflow.out_of_memory import sparing
 from nanochat.workflow.stage import Stage
 
 
@@ -94,14 +95,10 @@ class Plan:
     def rows(self, stage: Any, batch: int) -> int:
         """Rows of a forward pass of a stage that trains with so many tokens a step."""
         per_rank = max(1, batch // (self.derived.config.sequence_len * stage.num_ranks))
-        if stage.device_batch_size or self.hardware.memory is None:
-            return min(stage.device_batch_size or 16, per_rank)
-        return rows_that_fit(self.derived.config, per_rank, self.hardware.memory, stage.num_ranks, **sparing(stage))
-
-
-def sparing(stage: Any) -> dict[str, Any]:
-    """The knobs that trade time for memory."""
-    return {name: getattr(stage, name) for name in ("checkpoint_activations", "loss_chunk")}
+        if stage.device_batch_size:
+            return min(stage.device_batch_size, per_rank)
+        saving = sparing(vars(stage))
+        return rows_of_a_pass(self.derived.config, per_rank, self.hardware.memory, stage.num_ranks, **saving)
 
 
 def costs(plan: Plan) -> list[Cost]:
@@ -206,7 +203,7 @@ def _training(
 ) -> Cost:
     """Of a stage that trains: time to start, compile and save beside `seconds`, memory, and whether it fits."""
     config, rows = plan.derived.config, plan.rows(stage, batch)
-    memory = peak_memory(config, rows, stage.num_ranks, **sparing(stage))
+    memory = peak_memory(config, rows, stage.num_ranks, **sparing(vars(stage)))
     card = plan.hardware.memory
     if card is not None and memory > USABLE * card:
         said = [*said, f"does not fit: {memory / 2**30:.0f} GiB of {card / 2**30:.0f}: {_remedy(plan, stage, rows)}"]
@@ -222,7 +219,7 @@ def _remedy(plan: Plan, stage: Any, rows: int) -> str:
     """What makes a step fit: what the card holds, activations computed twice, or the largest depth that fits so."""
     if rows > 1:
         return f"{stage.name}.device_batch_size=0 takes what fits"
-    config, saving = plan.derived.config, {**sparing(stage), "checkpoint_activations": True}
+    config, saving = plan.derived.config, {**sparing(vars(stage)), "checkpoint_activations": True}
     usable = USABLE * (plan.hardware.memory or 0)
     if peak_memory(config, 1, stage.num_ranks, **saving) <= usable:
         return f"{stage.name}.checkpoint_activations=true"

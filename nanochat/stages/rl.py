@@ -44,7 +44,8 @@ def run(stage: "Rl", ctx: "StageContext") -> Numbers:
         ValueError: the task cannot be sampled, has no data, or trains on a problem that does not fit into the context.
     """
     with process_group(stage) as world:
-        training = from_artifact(stage, ctx, world, ctx["sft"], stage.most_tokens_per_step())
+        answers = stage.prompts_per_step * stage.samples_per_prompt
+        training = from_artifact(stage, ctx, world, ctx["sft"], stage.most_tokens_per_step(), answers)
         tokenizer = Tokenizer.from_file(ctx["sft"] / "tokenizer.json")
         problems = Problems(tasks.make(stage.task, "train", ctx["task_data"]), tokenizer)
         held_out = Problems(tasks.make(stage.task, "test", ctx["task_data"]), tokenizer)

@@ -31,20 +31,18 @@ from nanochat.artifacts.mirror import CHECKPOINTS
 from nanochat.errors import Interrupted
 from nanochat.model.device import compute_dtype
 from nanochat.model.gpt import GPT, GPTConfig, InitScales
-from nanochat.model.memory import rows_that_fit
+from nanochat.model.memory import rows_of_a_pass
 from nanochat.model.weights import load_model, save_model
 from nanochat.scaling import Hyperparameters, lr_scale, rows_per_step
 from nanochat.training.distributed import World, barrier, start, stop
 from nanochat.training.loop import Numbers, Source, fit
 from nanochat.training.optim import MuonAdamW, OptimSettings, build_optimizer
 from nanochat.training.schedule import Schedule
-from nanochat.workflow.out_of_memory import note_rows
+from nanochat.workflow.out_of_memory import note_rows, sparing
 from nanochat.workflow.stage import StageContext
 
 if TYPE_CHECKING:
     from nanochat.pipeline import Chat, ModelStage, Pretrain, Rl, Trained
-
-CPU_ROWS = 16  # of a forward pass, where the knob leaves it open
 
 
 @contextmanager
@@ -141,14 +139,17 @@ def from_scratch(
     files = (ctx["tokenizer"] / "tokenizer.json", ctx["tokenize"] / "token_bytes.npy")
     optimizer = _optimizer(stage, world, model, settings.scaled(derived.lr_scale))
     batch = derived.total_batch_size
-    rows = _rows(stage, ctx, world, derived.config, batch)
+    rows = _rows(stage, ctx, world, derived.config, batch // derived.config.sequence_len)
     return Trainer(stage, ctx, world, model, optimizer, settings, stage.architecture, batch, rows, files)
 
 
-def from_artifact(stage: "Chat | Rl", ctx: StageContext, world: World, previous: Path, batch: int) -> Trainer:
+def from_artifact(
+    stage: "Chat | Rl", ctx: StageContext, world: World, previous: Path, batch: int, num_rows: int = 0
+) -> Trainer:
     """The model of an earlier stage, with a new optimizer at `stage.lr_frac` of pretraining's learning rates.
 
-    They are scaled by the stage's own `batch` of so many tokens (0: the earlier stage's). Nothing decays.
+    They are scaled by the stage's own `batch` of so many tokens (0: the earlier stage's). Nothing decays. A step has
+    `num_rows` rows over all ranks (0: as the batch fills).
     """
     model, facts = load_model(previous, world.device)
     settings, architecture = OptimSettings(**facts["optimizer"]), facts["architecture"]
@@ -156,7 +157,7 @@ def from_artifact(stage: "Chat | Rl", ctx: StageContext, world: World, previous:
     files = (previous / "tokenizer.json", previous / "token_bytes.npy")
     lowered = settings.for_finetuning(stage.lr_frac * lr_scale(architecture, batch))
     optimizer = _optimizer(stage, world, model, lowered)
-    rows = _rows(stage, ctx, world, model.config, batch)
+    rows = _rows(stage, ctx, world, model.config, num_rows or batch // model.config.sequence_len)
     return Trainer(stage, ctx, world, model, optimizer, settings, architecture, batch, rows, files)
 
 
@@ -166,16 +167,11 @@ def _optimizer(stage: "Trained", world: World, model: GPT, settings: OptimSettin
     return build_optimizer(model, settings, world)
 
 
-def _rows(stage: "Trained", ctx: StageContext, world: World, config: GPTConfig, batch: int) -> int:
-    """Rows of a forward pass: the knob's, else what the card holds; on a CPU, whose memory others share, 16 at most."""
-    rows_per_rank = max(1, batch // (config.sequence_len * world.size))
-    rows = stage.device_batch_size
-    if not rows:
-        rows = min(rows_per_rank, CPU_ROWS)
-        if world.device.type == "cuda":
-            memory = torch.cuda.get_device_properties(world.device).total_memory
-            sparing: Any = {name: getattr(stage, name) for name in ("checkpoint_activations", "loss_chunk")}
-            rows = rows_that_fit(config, rows_per_rank, memory, world.size, **sparing)
+def _rows(stage: "Trained", ctx: StageContext, world: World, config: GPTConfig, num_rows: int) -> int:
+    """Rows of a forward pass: the knob's, else as many of this rank's share of a step as the device holds."""
+    per_rank = max(1, num_rows // world.size)
+    card = torch.cuda.get_device_properties(world.device).total_memory if world.device.type == "cuda" else None
+    rows = stage.device_batch_size or rows_of_a_pass(config, per_rank, card, world.size, **sparing(vars(stage)))
     if world.rank == 0:
-        note_rows(ctx.work, rows if stage.name == "rl" else min(rows, rows_per_rank))  # RL's rows are as many as teach
+        note_rows(ctx.work, min(rows, per_rank))
     return rows

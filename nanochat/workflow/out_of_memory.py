@@ -36,7 +36,7 @@ def note_rows(work: Path, rows: int) -> None:
 def bounded(knobs: Mapping[str, Any], work: Path) -> dict[str, Any]:
     """The knobs with as many rows as this work directory still allows; where the knob is 0, that many."""
     bound = _read(work / MOST)
-    if KNOB not in knobs or bound is None or bound["sparing"] != _sparing(knobs):
+    if KNOB not in knobs or bound is None or bound["sparing"] != sparing(knobs):
         return dict(knobs)
     return {**knobs, KNOB: min(knobs[KNOB] or bound["rows"], bound["rows"])}
 
@@ -49,11 +49,12 @@ def halve(error: Mapping[str, Any] | None, knobs: Mapping[str, Any], work: Path)
     rows = min(filter(None, known), default=0)
     if rows < 2:
         return ""
-    write_aside(work / MOST, json.dumps({"rows": rows // 2, "sparing": _sparing(knobs)}))
+    write_aside(work / MOST, json.dumps({"rows": rows // 2, "sparing": sparing(knobs)}))
     return f"out of memory with {rows} rows a forward pass: goes on from the last checkpoint with {rows // 2}"
 
 
-def _sparing(knobs: Mapping[str, Any]) -> dict[str, Any]:
+def sparing(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the knobs that trade time for memory."""
     return {name: knobs[name] for name in SPARING if name in knobs}
 
 
