@@ -9,9 +9,7 @@ time (nanochat/data/identity_writer.py).
 from __future__ import annotations
 
 import dataclasses
-import http.client
 import json
-import random
 import time
 import urllib.error
 import urllib.request
@@ -20,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nanochat.data import web
-from nanochat.data.fetch import LONGEST_WAIT, TRANSIENT, Truncated, asked_wait, raise_what_stays
+from nanochat.data.fetch import Truncated, stays, tried
 from nanochat.redaction import redacted
 
 PATH = "/chat/completions"
@@ -65,21 +63,12 @@ class Endpoint:
             ValueError: the server refuses (4xx), or answers something else than OpenAI's API does.
             ConnectionError: no answer after all attempts.
         """
-        cause, shown = Exception(), redacted(self.url)
-        for attempt in range(ATTEMPTS):
-            try:
-                return self._answer(prompt)
-            except urllib.error.HTTPError as error:
-                if error.code < 500 and error.code not in TRANSIENT:
-                    raise ValueError(self._refusal(error)) from None
-                error.close()
-                asked, cause = asked_wait(error, shown), error
-            except (OSError, http.client.HTTPException, Truncated) as error:
-                raise_what_stays(error, shown)
-                asked, cause = 0.0, error
-            if attempt + 1 < ATTEMPTS:
-                sleep(max(asked, min(LONGEST_WAIT, 2.0**attempt) * random.uniform(0.5, 1.5)))
-        raise ConnectionError(f"{shown}: gave up after {ATTEMPTS} attempts: {redacted(str(cause))}") from cause
+
+        def refuse(error: urllib.error.HTTPError) -> None:
+            if stays(error):
+                raise ValueError(self._refusal(error)) from None
+
+        return tried(lambda: self._answer(prompt), redacted(self.url), ATTEMPTS, refuse, sleep=sleep)
 
     def _answer(self, prompt: str) -> str:
         asked = {"model": self.model, "messages": [{"role": "user", "content": prompt}]}

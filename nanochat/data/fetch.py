@@ -21,12 +21,13 @@ import time
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from nanochat.artifacts.files import write_aside
 from nanochat.data import web
 from nanochat.redaction import redacted
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 CHUNK = 1 << 20
 LONGEST_WAIT = 60.0  # seconds between two attempts, where the server asks for no longer
@@ -61,30 +62,65 @@ def fetch(
         OSError: the file cannot be written here (disk full, no permission).
         ConnectionError: still not whole after all attempts; what there is stays for the next call.
     """
-    half, shown, cause = path.with_name(path.name + ".half"), redacted(url), Exception()
+    half, shown = path.with_name(path.name + ".half"), redacted(url)
     web.quoted(url)  # refused, where it is none
+
+    def whole() -> str:
+        _attempt(url, half, timeout, progress)
+        half.replace(path)
+        _facts_path(half).unlink()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def refuse(error: urllib.error.HTTPError) -> None:
+        if error.code == 416:  # what is here is not a beginning of what is there
+            half.unlink(missing_ok=True)
+        elif stays(error):
+            refusal = f"the server refuses: {error.code} {error.reason}; {_remedy(url, error)}"
+            raise ValueError(f"{shown}: {refusal}") from error
+
+    return tried(whole, shown, attempts, refuse, knob=knob, sleep=sleep)
+
+
+def tried(
+    call: Callable[[], T],
+    shown: str,
+    attempts: int,
+    refuse: Callable[[urllib.error.HTTPError], None],
+    *,
+    knob: str = "",
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """What `call` gives, tried again after what may pass, with exponential backoff and jitter, or when the server asks.
+
+    Args:
+        shown: the address, for messages.
+        refuse: raises where an answer of the server ends it.
+        knob: what a person could change who is told that all attempts failed.
+
+    Raises:
+        ConnectionError: all attempts failed; and what `refuse` and `raise_what_stays` raise.
+    """
+    cause = Exception()
     for attempt in range(attempts):
         try:
-            _attempt(url, half, timeout, progress)
-            half.replace(path)
-            _facts_path(half).unlink()
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return call()
         except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 416:  # what is here is not a beginning of what is there
-                half.unlink(missing_ok=True)
-            elif error.code < 500 and error.code not in TRANSIENT:
-                refusal = f"the server refuses: {error.code} {error.reason}; {_remedy(url, error)}"
-                raise ValueError(f"{shown}: {refusal}") from error
+            with error:
+                refuse(error)
             asked, cause = asked_wait(error, shown), error
         except (OSError, http.client.HTTPException, Truncated) as error:
             raise_what_stays(error, shown)
             asked, cause = 0.0, error
         if attempt + 1 < attempts:
             sleep(max(asked, min(LONGEST_WAIT, 2.0**attempt) * random.uniform(0.5, 1.5)))
-    tried = f"gave up after {attempts} attempts" + (f" ({knob})" if knob else "")
-    raise ConnectionError(f"{shown}: {tried}: {redacted(str(cause))}") from cause
+    told = f"gave up after {attempts} attempts" + (f" ({knob})" if knob else "")
+    raise ConnectionError(f"{shown}: {told}: {redacted(str(cause))}") from cause
+
+
+def stays(error: urllib.error.HTTPError) -> bool:
+    """Whether the server would answer so again."""
+    return error.code < 500 and error.code not in TRANSIENT
 
 
 def raise_what_stays(error: Exception, shown: str) -> None:
