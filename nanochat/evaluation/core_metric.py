@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nanochat.data.tokenizer import Tokenizer
 
 CPU_TOKENS = 2048  # of a batch: activations of more leave the caches, and twice as many took 10 % longer
-CPU_LOGITS, GPU_LOGITS = 1 << 20, 1 << 27  # numbers at a time
+CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 27  # numbers at a time
 
 
 @dataclass(frozen=True)

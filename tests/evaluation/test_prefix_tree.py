@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from nanochat.evaluation import prefix_tree
 from nanochat.evaluation.prefix_tree import Line, PrefixTree
@@ -36,6 +36,8 @@ MODELS = {"modern": random_model(GPTConfig.modern), "classic": random_model(GPTC
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("in_blocks", [True, False], ids=["blocks", "one product"])
 @given(groups=GROUPS)
+@example(groups=[([5] * 130, [[1, 2], [3]]), ([6] * 140, [[4]])])  # longer than the window
+@example(groups=[([6] * 140, [[4, 5]])])  # and one row alone
 @settings(max_examples=15, deadline=None)
 def test_every_token_has_the_features_of_its_row_read_alone(family, in_blocks, groups):
     model = MODELS[family]
