@@ -20,7 +20,7 @@ Decoded = tuple[Tensor, Tensor, Tensor]  # logits (B, V) fp32, the likeliest tok
 def decode(
     model: GPT, rooms: tuple[int, ...], tokens: Tensor, step: list[Tensor], keys: list[Tensor], values: list[Tensor]
 ) -> Decoded:
-    """Reads tokens (B,) on, into rows that have read `step` = [lengths (B,), token before (B,)]."""
+    """Reads tokens (B,) on, into rows that have read `step` = [lengths (B,) or -1 to idle, token before (B,)]."""
     logits = model(tokens[:, None], DecodeStep(step[0], step[1], keys, values, rooms))[:, 0]
     best, likeliest = logits.max(dim=-1)
     return logits, likeliest, best - logits.logsumexp(dim=-1)
@@ -33,6 +33,7 @@ class Decoder:
         self.model, self.cache, self.compile = model, cache, compile
         self.rooms = tuple(cache.rooms)
         self._graphs: dict[tuple[int, int], CudaGraph] = {}
+        self._warm = False
 
     @property
     def on_gpu(self) -> bool:
@@ -62,19 +63,29 @@ class Decoder:
             if key not in self._graphs:
                 self._graphs[key] = CudaGraph(self.model, self.rooms, tokens, [lengths, before], (keys, values))
             return self._graphs[key](tokens, [lengths, before])
-        for each in (*keys, *values):
-            torch._dynamo.maybe_mark_dynamic(each, (0, 2))
         step = [lengths, before]
-        for each in (tokens, *step):
-            torch._dynamo.maybe_mark_dynamic(each, 0)
-        with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-            return compiled_decode()(self.model, self.rooms, tokens, step, keys, values)
+        if not self._warm:  # what is said of sizes counts while it is compiled; any call after that is a plain one
+            self._warm = True
+            return compile_decode(self.model, self.rooms, tokens, step, keys, values)
+        return compiled_decode()(self.model, self.rooms, tokens, step, keys, values)
 
 
 @functools.cache
 def compiled_decode() -> Callable[..., Decoded]:
     """`decode`, compiled for any number of rows and positions."""
     return torch.compile(decode, fullgraph=True)
+
+
+def compile_decode(
+    model: GPT, rooms: tuple[int, ...], tokens: Tensor, step: list[Tensor], keys: list[Tensor], values: list[Tensor]
+) -> Decoded:
+    """The first call, which compiles: rows and positions may vary, even where two sizes happen to be equal now."""
+    for each in (tokens, *step):
+        torch._dynamo.maybe_mark_dynamic(each, 0)
+    for each in (*keys, *values):
+        torch._dynamo.maybe_mark_dynamic(each, (0, 2))
+    with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+        return compiled_decode()(model, rooms, tokens, step, keys, values)
 
 
 class CudaGraph:
