@@ -55,7 +55,7 @@ LIBRARIES = {
     "data": {"numpy", *DATA},
     "model": {"torch", "safetensors"},
     "training": {"torch"},
-    "inference": {"torch", "numpy"},
+    "inference": {"torch", "numpy", "prompt_toolkit"},
     "evaluation": {"torch", "numpy", "yaml"},
     "stages": {"torch", "numpy", *DATA},
     "planning": {"torch"},
