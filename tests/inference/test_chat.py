@@ -178,12 +178,13 @@ def test_several_lines_are_edited_sent_and_remembered(model_dir: Path, tmp_path:
             screen += os.read(ours, 4096).decode(errors="replace")
         screen = screen[screen.index(text) + len(text) :]
 
-    wait_for("> ")
+    ready = "\x1b[?2004h"  # bracketed paste: the editor is reading keys
+    wait_for(ready)
     os.write(ours, b"one\x1b\rtwo\r")
     wait_for("OK.")
-    wait_for("> ")
+    wait_for(ready)
     os.write(ours, b"half\x03")
-    wait_for("> ")
+    wait_for(ready)
     os.write(ours, b"\x04")
     assert process.wait(60) == 0
     os.close(ours)
