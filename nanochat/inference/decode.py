@@ -20,7 +20,7 @@ Decoded = tuple[Tensor, Tensor, Tensor]  # logits (B, V) fp32, the likeliest tok
 def decode(
     model: GPT, rooms: tuple[int, ...], tokens: Tensor, step: list[Tensor], keys: list[Tensor], values: list[Tensor]
 ) -> Decoded:
-    """Reads tokens (B,) on, into rows that have read `step` = [lengths (B,), token before (B,)]."""
+    """Reads tokens (B,) on, into rows that have read `step` = [lengths (B,) or -1 to idle, token before (B,)]."""
     logits = model(tokens[:, None], DecodeStep(step[0], step[1], keys, values, rooms))[:, 0]
     best, likeliest = logits.max(dim=-1)
     return logits, likeliest, best - logits.logsumexp(dim=-1)
@@ -33,6 +33,7 @@ class Decoder:
         self.model, self.cache, self.compile = model, cache, compile
         self.rooms = tuple(cache.rooms)
         self._graphs: dict[tuple[int, int], CudaGraph] = {}
+        self._warm = False
 
     @property
     def on_gpu(self) -> bool:
@@ -62,13 +63,11 @@ class Decoder:
             if key not in self._graphs:
                 self._graphs[key] = CudaGraph(self.model, self.rooms, tokens, [lengths, before], (keys, values))
             return self._graphs[key](tokens, [lengths, before])
-        for each in (*keys, *values):
-            torch._dynamo.maybe_mark_dynamic(each, (0, 2))
         step = [lengths, before]
-        for each in (tokens, *step):
-            torch._dynamo.maybe_mark_dynamic(each, 0)
-        with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-            return compiled_decode()(self.model, self.rooms, tokens, step, keys, values)
+        if not self._warm:  # what is said of sizes counts while it is compiled; any call after that is a plain one
+            self._warm = True
+            return compile_decode(self.model, self.rooms, tokens, step, keys, values)
+        return compiled_decode()(self.model, self.rooms, tokens, step, keys, values)
 
 
 @functools.cache
@@ -77,24 +76,35 @@ def compiled_decode() -> Callable[..., Decoded]:
     return torch.compile(decode, fullgraph=True)
 
 
+def compile_decode(
+    model: GPT, rooms: tuple[int, ...], tokens: Tensor, step: list[Tensor], keys: list[Tensor], values: list[Tensor]
+) -> Decoded:
+    """The first call, which compiles: rows and positions may vary, even where two sizes happen to be equal now."""
+    for each in (tokens, *step):
+        torch._dynamo.maybe_mark_dynamic(each, 0)
+    for each in (*keys, *values):
+        torch._dynamo.maybe_mark_dynamic(each, (0, 2))
+    with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+        return compiled_decode()(model, rooms, tokens, step, keys, values)
+
+
 class CudaGraph:
-    """One shape of the step, captured after a warm-up and replayed (CUDA programming guide, "CUDA Graphs")."""
+    """One shape of the compiled step, captured and replayed (CUDA programming guide, "CUDA Graphs")."""
 
     def __init__(
         self, model: GPT, rooms: tuple[int, ...], tokens: Tensor, step: list[Tensor], views: tuple[list[Tensor], ...]
     ) -> None:
         device = model.wte.weight.device
         self.tokens, self.step = tokens.to(device), [each.to(device) for each in step]
-        compiled = torch.compile(decode, fullgraph=True, dynamic=False)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # reads the same tokens into the same places, each time anew
+        with torch.cuda.stream(side):  # warm-up, as capture wants it: the same tokens into the same places
             for _ in range(2):
-                compiled(model, rooms, self.tokens, self.step, *views)
+                compile_decode(model, rooms, self.tokens, self.step, *views)
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.decoded = compiled(model, rooms, self.tokens, self.step, *views)
+            self.decoded = compiled_decode()(model, rooms, self.tokens, self.step, *views)
 
     def __call__(self, tokens: Tensor, step: list[Tensor]) -> Decoded:
         """The result lies in memory that the next call writes again."""

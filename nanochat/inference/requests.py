@@ -35,8 +35,8 @@ class Delta:
 
     `text` is what became readable: nothing while a character is incomplete or a stop string may be beginning.
     `log_prob` is in nats, of the model's own distribution where `top_log_probs` asks for it, else of the one drawn
-    from; `top` has the likeliest tokens with theirs. `finish` is None until the last one: stop, length or cancelled,
-    which has no token (-1).
+    from; `top` has the likeliest tokens with theirs. `finish` is None until the last one: stop, length, or cancelled or
+    error, which have no token (-1).
     """
 
     sample: int
@@ -61,12 +61,13 @@ class Request:
     deliver: Deliver | None
     completions: dict[int, Completion] = field(default_factory=dict)
     cancelled: bool = False
+    error: Exception | None = None  # why there is no more of it
     shared: int = 0  # tokens of the prompt that were not read again
 
     @property
     def done(self) -> bool:
         """Whether nothing more will come."""
-        return self.cancelled or len(self.completions) == len(self.samples)
+        return self.cancelled or self.error is not None or len(self.completions) == len(self.samples)
 
     def cancel(self) -> None:
         """No more of it; its rows are free after the next step."""
@@ -90,3 +91,4 @@ class Counts:
     read: int = 0  # tokens of prompts
     shared: int = 0  # tokens of prompts that some row had read already
     generated: int = 0
+    ended: int = 0  # answers

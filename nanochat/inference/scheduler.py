@@ -64,7 +64,7 @@ class Scheduler:
         samples = range(samples) if isinstance(samples, int) else samples
         if not samples:
             raise ValueError(f"num_samples={len(samples)}: must be at least 1")
-        checked, most = self._checked(prompt), self.cache.max_rows
+        checked, most = self.check(prompt), self.cache.max_rows
         pieces = [samples[at : at + most] for at in range(0, len(samples), most)]
         requests = [Request(checked, sampling, piece, deliver) for piece in pieces]
         self.waiting.extend(requests)
@@ -87,12 +87,28 @@ class Scheduler:
             self._decode(speaking)
         return self.busy
 
+    def abandon(self, error: Exception) -> None:
+        """Gives up everything under way, as after an error in a step; whoever waits for it is told."""
+        owners = [answer for answer in self.rows.owner if answer is not None]
+        open_answers = [(answer.request, answer.sample) for answer in owners]
+        open_answers += [(request, sample) for request in self.waiting for sample in request.samples]
+        for row in np.flatnonzero(self.rows.state).tolist():
+            self._leave(row)
+        self.waiting.clear()
+        self._first.clear()
+        self.forget()
+        for request, sample in open_answers:
+            request.error = error
+            if request.deliver:
+                request.deliver(Delta(sample, -1, "", finish="error"))
+
     def forget(self) -> None:
         """What rows have read is no longer of use, as after the weights have changed."""
         assert not self.busy
         self.cache.forget(range(self.cache.max_rows))
 
-    def _checked(self, prompt: Sequence[int]) -> np.ndarray:
+    def check(self, prompt: Sequence[int]) -> np.ndarray:
+        """The prompt as an array; raises what `submit` raises for it."""
         context, vocab_size = self.cache.max_len, self.model.config.vocab_size
         if not 1 <= len(prompt) < context:
             raise ValueError(
@@ -194,7 +210,8 @@ class Scheduler:
         rows, cache = self.rows, self.cache
         speaking = self._moved_together(speaking)
         count = self.decoder.bucket(int(speaking[-1]) + 1)
-        tokens, lengths = np.zeros(count, np.int64), np.minimum(cache.lengths[:count], cache.max_len - 1)
+        tokens, lengths = np.zeros(count, np.int64), np.full(count, -1)
+        lengths[speaking] = cache.lengths[speaking]
         tokens[speaking] = rows.tokens[speaking, lengths[speaking]]
         longest = int(lengths[speaking].max()) + 1
         before = torch.from_numpy(cache.latest[:count])
@@ -316,6 +333,7 @@ class Scheduler:
         text = self.tokenizer.decode(tokens[:-1] if last else tokens)
         if answer.text is not None and answer.text.stopped:
             text = text[: min(at for end in answer.request.sampling.stop if (at := text.find(end)) >= 0)]
+        self.counts.ended += 1
         answer.request.completions[answer.sample] = Completion(
             tokens,
             rows.spoken[row, start:stop].astype(int).tolist(),

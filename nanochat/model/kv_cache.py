@@ -21,6 +21,7 @@ from nanochat.model.attention import attention, fused, grouped, products, ungrou
 from nanochat.model.config import WINDOW_MULTIPLE, GPTConfig
 
 STEP = 64  # positions: memory and the part of it that a step looks at grow by so many
+SPARE = 1  # position that is never used: so no view is contiguous, and one compilation serves all of them
 SLACK = WINDOW_MULTIPLE  # positions kept beyond the window: a row's beginning can still be shared so long after it
 
 
@@ -33,7 +34,7 @@ def room_of(config: GPTConfig, layer: int, max_len: int) -> int:
 def row_bytes(config: GPTConfig, dtype: torch.dtype) -> int:
     """Memory of one row of the whole context."""
     positions = sum(room_of(config, layer, config.sequence_len) for layer in range(config.n_layer))
-    return 2 * positions * config.kv_dim * dtype.itemsize
+    return 2 * (positions + SPARE * config.n_layer) * config.kv_dim * dtype.itemsize
 
 
 class KVCache:
@@ -61,7 +62,7 @@ class KVCache:
         self.rooms = [room_of(config, layer, max_len) for layer in range(config.n_layer)]
         self.lengths, self.latest = np.zeros(max_rows, np.int64), np.full(max_rows, -1)
         # Zeros wherever nothing was written: a NaN would get through the mask.
-        shape = (0, config.n_kv_head, 0, config.head_dim)
+        shape = (0, config.n_kv_head, SPARE, config.head_dim)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in self.rooms]  # each (rows, K, R, D)
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in self.rooms]
         self._views: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
@@ -93,7 +94,10 @@ class KVCache:
         span = min(-(-longest // STEP) * STEP, self.max_len)
         key = (num_rows, span)
         if key not in self._views:
-            keys, values = ([x[:num_rows, :, :span] for x in each] for each in (self.keys, self.values))
+            keys, values = (
+                [x[:num_rows, :, : min(span, room)] for x, room in zip(each, self.rooms, strict=True)]
+                for each in (self.keys, self.values)
+            )
             self._views[key] = keys, values
         return self._views[key]
 
@@ -127,14 +131,14 @@ class KVCache:
 
     def _hold(self, num_rows: int, longest: int) -> None:
         """Room for so many rows and positions; both grow by doubling, so that little is copied."""
-        rows, reach = self.keys[0].size(0), max(x.size(2) for x in self.keys)
+        rows, reach = self.keys[0].size(0), max(x.size(2) for x in self.keys) - SPARE
         if num_rows <= rows and longest <= reach:
             return
         rows = rows if num_rows <= rows else min(max(num_rows, 2 * rows), self.max_rows)
         reach = reach if longest <= reach else min(max(-(-longest // STEP) * STEP, 2 * reach), self.max_len)
         for each in (self.keys, self.values):
             for layer, room in enumerate(self.rooms):
-                missing = (min(room, reach) - each[layer].size(2), rows - each[layer].size(0))
+                missing = (min(room, reach) + SPARE - each[layer].size(2), rows - each[layer].size(0))
                 each[layer] = F.pad(each[layer], (0, 0, 0, missing[0], 0, 0, 0, missing[1]))
         self._views = {}
 
@@ -196,7 +200,7 @@ class DecodeStep:
     """One token more in each of B rows: tensors in, tensors out, and the cache written in place.
 
     Args:
-        lengths: (B,) int64, tokens that each row has read.
+        lengths: (B,) int64, tokens that each row has read; -1 for a row that idles and keeps what it has.
         before: (B,) int64, the last of them; -1 where there is none.
         keys, values: of every layer, (B, K, S, D), as `KVCache.views` gives them.
         rooms: of every layer.
@@ -205,15 +209,16 @@ class DecodeStep:
     def __init__(
         self, lengths: Tensor, before: Tensor, keys: list[Tensor], values: list[Tensor], rooms: Sequence[int]
     ) -> None:
-        self.lengths, self.before, self.keys, self.values, self.rooms = lengths, before, keys, values, rooms
-        self.positions = lengths[:, None]  # (B, 1)
+        self.before, self.keys, self.values, self.rooms = before, keys, values, rooms
+        self.active, self.lengths = (lengths >= 0)[:, None, None], lengths.clamp(min=0)
+        self.positions = self.lengths[:, None]  # (B, 1)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """As `Reading.attend`, of q (B, 1, H, D)."""
         keys, values, room = self.keys[layer], self.values[layer], self.rooms[layer]
         rows, at = torch.arange(keys.size(0), device=keys.device), self.lengths % room
-        keys[rows, :, at] = k[:, 0]
-        values[rows, :, at] = v[:, 0]
+        keys[rows, :, at] = torch.where(self.active, k[:, 0], keys[rows, :, at])
+        values[rows, :, at] = torch.where(self.active, v[:, 0], values[rows, :, at])
         held = held_positions(self.lengths, keys.size(2), room)  # (B, S)
         visible = (held >= 0) & (held > self.positions - window)
         if q.device.type == "cpu":  # in bf16 the fused kernel took twice as long for one query

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nanochat.inference.decode import Decoder
 from nanochat.model.config import GPTConfig
-from nanochat.model.kv_cache import STEP, KVCache, held_positions, room_of, row_bytes
+from nanochat.model.kv_cache import SPARE, STEP, KVCache, held_positions, room_of, row_bytes
 from tests.model.test_model import CLASSIC, MODERN, shaken, some_tokens
 
 WINDOWED = dataclasses.replace(MODERN, sequence_len=400, n_layer=4)  # S = 128: the rows below reach beyond their rings
@@ -116,19 +116,19 @@ def test_a_beginning_is_shared_as_long_as_the_rings_hold_it(model):
     assert not cache.can_share(0, 351)
 
 
-def test_an_idle_row_between_those_that_decode_loses_nothing_that_can_be_shared(model):
+def test_an_idle_row_between_those_that_decode_keeps_every_bit(model):
     tokens = some_tokens(model.config, 2, 390)
     cache = KVCache(model.config, 2)
     read(model, [tokens[0, :256], tokens[1, :20]], [256], cache)  # 256 fills a ring to the last index
+    held = [each[0].clone() for each in (*cache.keys, *cache.values)]
     for at in range(20, 24):
-        lengths, before = torch.tensor([256, at]), torch.from_numpy(cache.latest.copy())
-        Decoder(model, cache, compile=False)(torch.tensor([5, int(tokens[1, at])]), lengths, before, 257)
+        lengths, before = torch.tensor([-1, at]), torch.from_numpy(cache.latest.copy())
+        logits, _, _ = Decoder(model, cache, compile=False)(
+            torch.tensor([5, int(tokens[1, at])]), lengths, before, at + 1
+        )
         cache.lengths[1], cache.latest[1] = at + 1, tokens[1, at]
-    for length in (256, 250, 140):
-        if cache.can_share(0, length):
-            cache.copy([0], [1], [length], [int(tokens[0, length - 1])])
-            (logits,) = read(model, [tokens[0, length : length + 5]], [5], cache, [1])
-            torch.testing.assert_close(logits, model(tokens[:1, : length + 5])[0, -5:], **TOLERANCE)
+        torch.testing.assert_close(logits[1], model(tokens[1:, : at + 1])[0, -1], **TOLERANCE)
+    assert all(map(torch.equal, held, [each[0] for each in (*cache.keys, *cache.values)]))
 
 
 def test_a_row_that_reads_nothing_stays_where_it_is(model):
@@ -153,9 +153,9 @@ def test_memory_is_what_was_said_and_grows_with_what_is_used():
     cache = KVCache(WINDOWED, 4)
     assert [room_of(WINDOWED, layer, 400) for layer in range(4)] == [256, 400, 256, 400]
     read(shaken(WINDOWED).requires_grad_(False), [some_tokens(WINDOWED, 1, 3)[0]], [3], cache)
-    assert [tuple(each.shape[::2]) for each in cache.keys] == [(1, STEP)] * 4
+    assert [tuple(each.shape[::2]) for each in cache.keys] == [(1, STEP + SPARE)] * 4
     cache.reading(torch.zeros(4, 400, dtype=torch.int64), range(4), [390] * 4)
-    assert [tuple(each.shape[::2]) for each in cache.keys] == [(4, 256), (4, 400)] * 2
+    assert [tuple(each.shape[::2]) for each in cache.keys] == [(4, 256 + SPARE), (4, 400 + SPARE)] * 2
     held = sum(each.nbytes for each in (*cache.keys, *cache.values))
     assert held == 4 * row_bytes(WINDOWED, torch.float32)
 
