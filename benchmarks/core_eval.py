@@ -11,7 +11,6 @@ several ranks, GPUs, the time to read the files.
 import argparse
 import random
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.peer import Peer
-from benchmarks.small_model import add_shape, described, model_and_tokenizer
+from benchmarks.small_model import CLOCKS, add_shape, described, model_and_tokenizer
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.evaluation.core_bundle import CoreTask, load_examples, prompts
 from nanochat.evaluation.core_metric import question, verdicts
@@ -35,6 +34,7 @@ FILES = {  # kind: file of the bundle, delimiter
 }
 SHOTS = (0, 2, 10)
 TOKENS_PER_BATCH = 32 * 2048
+Answered = Callable[[], tuple[float, list[bool]]]  # seconds and verdicts
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Asked:
             found.append(exact if len(asked.rows) == 1 else means.index(min(means)) == asked.gold)
         return found
 
-    def by(self, peer: Peer) -> Callable[[], list[bool]]:
+    def by(self, peer: Peer) -> Answered:
         """The reference's answers; it is given the examples now."""
         meta = {
             "task_type": self.task.kind,
@@ -80,7 +80,12 @@ class Asked:
         }
         name = f"{self.task.label} {self.task.shots}"
         peer.ask("core", name=name, meta=meta, count=1, examples=self.examples)
-        return lambda: peer.ask("core", name=name, meta=meta, count=self.count)["right"]
+
+        def answer() -> tuple[float, list[bool]]:
+            found = peer.ask("core", name=name, meta=meta, count=self.count)
+            return found["seconds"], found["right"]
+
+        return answer
 
 
 def written(kind: str, count: int) -> list[dict[str, Any]]:
@@ -114,16 +119,26 @@ def asked(bundle: Path, count: int) -> list[Asked]:
     return tasks
 
 
-def timed(calls: dict[str, Callable[[], list[bool]]], rounds: int) -> dict[str, tuple[float, list[bool]]]:
+def by_us(answer: Callable[[GPT, Tokenizer], list[bool]], model: GPT, tokenizer: Tokenizer, clock: str) -> Answered:
+    """The call with the time that it takes."""
+
+    def measured() -> tuple[float, list[bool]]:
+        begun = CLOCKS[clock]()
+        found = answer(model, tokenizer)
+        return CLOCKS[clock]() - begun, found
+
+    return measured
+
+
+def medians(calls: dict[str, Answered], rounds: int) -> dict[str, tuple[float, list[bool]]]:
     """Median seconds of each call, which take turns, and what it found; the first round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     found = {}
     for turn in range(rounds + 1):
         for name, call in calls.items():
-            begun = time.perf_counter()
-            found[name] = call()
+            taken, found[name] = call()
             if turn:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(taken)
     return {name: (statistics.median(each), found[name]) for name, each in seconds.items()}
 
 
@@ -163,18 +178,17 @@ def main() -> None:
     with ExitStack() as stack:
         peer = None
         if options.peer:
-            peer = stack.enter_context(Peer(options.peer, model, tokenizer, model.compute_dtype, options.threads))
+            peer = stack.enter_context(
+                Peer(options.peer, model, tokenizer, model.compute_dtype, options.threads, options.clock)
+            )
         names = ["ours", "plain", *(["peer"] if peer else [])]
         print(titles(names))
         total = dict.fromkeys(names, 0.0)
         for one in asked(options.bundle, options.examples):
             if options.only not in (None, one.task.kind):
                 continue
-            calls = {
-                "ours": lambda one=one: one.ours(model, tokenizer),
-                "plain": lambda one=one: one.plain(model, tokenizer),
-            }
-            found = timed(calls | ({"peer": one.by(peer)} if peer else {}), options.rounds)
+            calls = {name: by_us(getattr(one, name), model, tokenizer, options.clock) for name in ("ours", "plain")}
+            found = medians(calls | ({"peer": one.by(peer)} if peer else {}), options.rounds)
             print(line(one.task, found), flush=True)
             if one.task.shots == max(SHOTS):
                 for name, (seconds, _) in found.items():

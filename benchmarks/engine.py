@@ -14,7 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import torch
 from benchmarks import poisson_load
 from benchmarks.peer import Peer
 from benchmarks.poisson_load import Load, Waited
-from benchmarks.small_model import add_shape, described, model_and_tokenizer
+from benchmarks.small_model import CLOCKS, add_shape, described, model_and_tokenizer
 from nanochat.inference.engine import Engine
 from nanochat.model.gpt import GPT
 
@@ -38,31 +38,32 @@ Calls = dict[str, Callable[[], float]]
 class Ours:
     """Our engine, whose answers no token ends."""
 
-    def __init__(self, model: GPT, tokenizer: Any, compiled: bool) -> None:
+    def __init__(self, model: GPT, tokenizer: Any, compiled: bool, clock: str) -> None:
         self.engine = Engine(model, tokenizer, calculator=False, compile=compiled)
+        self.clock = CLOCKS[clock]
         self.engine.terminals = self.engine.scheduler.terminals = (-1, -1)
 
     def together(self, prompts: list[list[int]], tokens: int, samples: int = 1) -> float:
         """Tokens per second of all at once."""
         self.engine.scheduler.forget()
-        begun = time.perf_counter()
+        begun = self.clock()
         found = self.engine.generate(prompts, tokens, num_samples=samples)
-        return sum(len(one.tokens) for one in found) / (time.perf_counter() - begun)
+        return sum(len(one.tokens) for one in found) / (self.clock() - begun)
 
     def one_by_one(self, prompts: list[list[int]], tokens: int, samples: int = 1) -> float:
         """The same, one answer after another."""
         self.engine.scheduler.forget()
-        begun = time.perf_counter()
+        begun = self.clock()
         answers = [self.engine.generate([prompt], tokens) for prompt in prompts for _ in range(samples)]
-        return sum(len(each[0].tokens) for each in answers) / (time.perf_counter() - begun)
+        return sum(len(each[0].tokens) for each in answers) / (self.clock() - begun)
 
     def first(self, prompt: list[int]) -> float:
         """Seconds until the first token of an answer."""
         self.engine.scheduler.forget()
-        begun = time.perf_counter()
+        begun = self.clock()
         stream = self.engine.stream_tokens(prompt, 2)
         next(stream)
-        seconds = time.perf_counter() - begun
+        seconds = self.clock() - begun
         list(stream)
         return seconds
 
@@ -74,29 +75,29 @@ class Ours:
         """The share of a step of one answer that is not spent in the model's call."""
         scheduler = self.engine.scheduler
         scheduler.forget()
-        within = Timed(scheduler.decoder)
+        within = Timed(scheduler.decoder, self.clock)
         scheduler.decoder = within  # type: ignore[assignment]
         stream = self.engine.stream_tokens(prompt, tokens)
         next(stream)  # the prompt has been read
-        within.seconds, begun = 0.0, time.perf_counter()
+        within.seconds, begun = 0.0, self.clock()
         list(stream)
-        whole, scheduler.decoder = time.perf_counter() - begun, within.decoder
+        whole, scheduler.decoder = self.clock() - begun, within.decoder
         return 1 - within.seconds / whole
 
 
 class Timed:
     """A decoder whose calls are timed."""
 
-    def __init__(self, decoder: Any) -> None:
-        self.decoder, self.seconds = decoder, 0.0
+    def __init__(self, decoder: Any, clock: Callable[[], float]) -> None:
+        self.decoder, self.clock, self.seconds = decoder, clock, 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.decoder, name)
 
     def __call__(self, *args: Any) -> Any:
-        begun = time.perf_counter()
+        begun = self.clock()
         found = self.decoder(*args)
-        self.seconds += time.perf_counter() - begun
+        self.seconds += self.clock() - begun
         return found
 
 
@@ -148,6 +149,12 @@ def peak_bytes() -> float:
     """The most memory that this process has held since the last `forget_peak`, where Linux says it."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def forget_peak() -> None:
+    """Where Linux allows it: the buffers of the measurements above do not count."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 class Table:
@@ -241,18 +248,25 @@ def main() -> None:
     model, tokenizer = model_and_tokenizer(options)
     options.context = model.config.sequence_len
     print(described(options, model))
-    ours, size, vocab = Ours(model, tokenizer, not options.eager), weight_bytes(model), model.config.vocab_size
-    rates = {name: read_bytes_per_second(each) for name, each in (("large buffer", LARGE), ("weights' size", size))}
-    said = ", ".join(f"{rate / 1e9:.1f} GB/s of a buffer of {name}" for name, rate in rates.items())
-    print(f"a step reads {size / 1e6:.1f} MB of weights; this machine reads {said.replace('of large', 'large')}\n")
+    ours, size, vocab = (
+        Ours(model, tokenizer, not options.eager, options.clock),
+        weight_bytes(model),
+        model.config.vocab_size,
+    )
+    memory, caches = read_bytes_per_second(LARGE), read_bytes_per_second(size)
+    print(
+        f"a step reads {size / 1e6:.1f} MB of weights; {options.threads} threads read {memory / 1e9:.1f} GB/s of a "
+        f"large buffer, {caches / 1e9:.1f} GB/s of one of that size\n"
+    )
+    forget_peak()
     with ExitStack() as stack:
         peer = None
         if options.peer:
             dtype = getattr(torch, options.peer_dtype) if options.peer_dtype else model.compute_dtype
-            peer = stack.enter_context(Peer(options.peer, model, tokenizer, dtype, options.threads))
+            peer = stack.enter_context(Peer(options.peer, model, tokenizer, dtype, options.threads, options.clock))
         table = Table(["ours", "one by one", *(["peer"] if peer else []), "limit"])
         first_token(table, ours, peer, options, vocab)
-        throughput(table, ours, peer, options, vocab, rates["large buffer"] / size)
+        throughput(table, ours, peer, options, vocab, memory / size)
         under_load(table, ours, peer, options, vocab)
         outside = statistics.median(
             ours.outside_the_model([1] * options.prompt, options.tokens) for _ in range(options.rounds)

@@ -23,7 +23,9 @@ PROGRAM = Path(__file__).with_name("peer_process.py")
 class Peer:
     """`checkout` is a folder with their nanochat/; `dtype` is what they call NANOCHAT_DTYPE."""
 
-    def __init__(self, checkout: Path, model: GPT, tokenizer: Tokenizer, dtype: torch.dtype, threads: int) -> None:
+    def __init__(
+        self, checkout: Path, model: GPT, tokenizer: Tokenizer, dtype: torch.dtype, threads: int, clock: str
+    ) -> None:
         self.folder = tempfile.TemporaryDirectory()
         weights, vocabulary = Path(self.folder.name) / "weights.pt", Path(self.folder.name) / "tokenizer.json"
         torch.save(dict(model.state_dict()), weights)
@@ -37,7 +39,7 @@ class Peer:
             text=True,
             encoding="utf-8",
         )
-        shape = {"config": model.config.as_dict(), "threads": threads}
+        shape = {"config": model.config.as_dict(), "threads": threads, "clock": clock}
         self._asked({**shape, "weights": str(weights), "tokenizer": str(vocabulary)})
 
     def ask(self, do: str, **job: Any) -> dict[str, Any]:

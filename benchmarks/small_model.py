@@ -5,6 +5,7 @@ Not here: what is measured.
 
 import argparse
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from nanochat.model.device import arithmetic, compute_dtype
 from nanochat.model.gpt import GPT
 
 CPU = torch.device("cpu")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 FAMILIES = {"modern": GPTConfig.modern, "classic": GPTConfig.classic}
 TEXTS = Path("../shared/data/core")  # what a tokenizer is learned from, where there is something
 
@@ -31,6 +33,9 @@ def add_shape(parser: argparse.ArgumentParser, sequence_len: int) -> None:
     parser.add_argument("--vocab", type=int, default=4096)
     parser.add_argument("--sequence-len", type=int, default=sequence_len)
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: processor seconds, for one thread on a busy machine"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
 
 
@@ -90,5 +95,5 @@ def described(options: argparse.Namespace, model: GPT) -> str:
     load_1, load_5, _ = os.getloadavg()
     return (
         f"{shape} ({kind}), {model.num_parameters():,} parameters, torch {torch.__version__}, {machine}, "
-        f"{options.threads} threads; load {load_1:.1f}, {load_5:.1f}\n"
+        f"{options.threads} threads, {options.clock} seconds; load {load_1:.1f}, {load_5:.1f}\n"
     )
