@@ -93,6 +93,11 @@ class Served:
                 first = first or self.clock() - begun
         return {"seconds": self.clock() - begun, "first": first}
 
+    def answers(self, prompts: list[list[int]], lengths: list[int]) -> dict[str, float]:
+        """Answers one after another, each of its own length."""
+        pairs = zip(prompts, lengths, strict=True)
+        return {"seconds": sum(self.generate([prompt], length, 1)["seconds"] for prompt, length in pairs)}
+
     def load(self, arrivals: list[float], prompts: list[list[int]], lengths: list[int]) -> dict[str, list[float]]:
         """First come, first served; seconds since the beginning of each first and last token."""
         begun, first, last = time.perf_counter(), [], []
