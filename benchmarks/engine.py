@@ -162,7 +162,7 @@ class Table:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        cells = ["", *names, *(f"ours / {name}" for name in names[1:])]
+        cells = ["measured", *names, *(f"ours / {name}" for name in names[1:])]
         print("| " + " | ".join(cells) + " |\n|" + "---|" * len(cells))
 
     def add(self, title: str, found: dict[str, float], digits: int = 0, less_is_better: bool = False) -> None:

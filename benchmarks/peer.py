@@ -40,7 +40,17 @@ class Peer:
             encoding="utf-8",
         )
         shape = {"config": model.config.as_dict(), "threads": threads, "clock": clock}
-        self._asked({**shape, "weights": str(weights), "tokenizer": str(vocabulary)})
+        try:
+            self._asked({**shape, "weights": str(weights), "tokenizer": str(vocabulary)})
+        except ValueError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Nothing of it is left."""
+        self.child.kill()
+        self.child.communicate()
+        self.folder.cleanup()
 
     def ask(self, do: str, **job: Any) -> dict[str, Any]:
         """What that method of `Served` answers."""
@@ -60,6 +70,4 @@ class Peer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.child.kill()
-        self.child.communicate()
-        self.folder.cleanup()
+        self.close()

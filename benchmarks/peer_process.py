@@ -82,7 +82,7 @@ class Served:
         for name, parameter in self.model.named_parameters():
             for theirs, our in NAMES.items():
                 name = name.replace(theirs, our)
-            if name in ours:
+            if name in ours and parameter.shape[1:] == ours[name].shape[1:]:  # their tables may be longer
                 parameter.data[: len(ours[name])] = ours[name]
 
     def generate(self, prompts: list[list[int]], tokens: int, samples: int) -> dict[str, float]:
