@@ -68,6 +68,11 @@ def rows_that_fit(
     return 1
 
 
+def copy_bytes(config: GPTConfig) -> int:
+    """Bytes of a second set of weights in bf16, as RL keeps one of its start for a `kl_coef`."""
+    return 2 * config.num_parameters()
+
+
 def _standing(config: GPTConfig, num_ranks: int) -> int:
     """Masters and gradients in fp32, and this rank's share of the optimizer's state."""
     others = config.num_parameters() - config.num_matrix_parameters()
