@@ -15,9 +15,8 @@ from typing import Any
 
 from nanochat import pipeline
 from nanochat.data.corpora import CORPORA
-from nanochat.model.config import GPTConfig
 from nanochat.model.gpus import DOLLARS_AN_HOUR, MEMORY_BYTES, PEAK_FLOPS
-from nanochat.model.memory import USABLE, copy_bytes, peak_memory, rows_of_a_pass
+from nanochat.model.memory import USABLE, peak_memory, rows_of_a_pass
 from nanochat.planning import rates
 from nanochat.scaling import FEWEST_STEPS, Hyperparameters, shape, too_short
 from nanochat.tasks.mixture import parse_mixture
@@ -98,9 +97,8 @@ class Plan:
         per_rank = max(1, batch // (self.derived.config.sequence_len * stage.num_ranks))
         if stage.device_batch_size:
             return min(stage.device_batch_size, per_rank)
-        config, saving, card = self.derived.config, sparing(vars(stage)), self.hardware.memory
-        free = None if card is None else card - _copies(config, stage)
-        return rows_of_a_pass(config, per_rank, free, stage.num_ranks, **saving)
+        saving = sparing(vars(stage)) | {"copies": _copies(stage)}
+        return rows_of_a_pass(self.derived.config, per_rank, self.hardware.memory, stage.num_ranks, **saving)
 
 
 def costs(plan: Plan) -> list[Cost]:
@@ -205,7 +203,7 @@ def _training(
 ) -> Cost:
     """Of a stage that trains: time to start, compile and save beside `seconds`, memory, and whether it fits."""
     config, rows = plan.derived.config, plan.rows(stage, batch)
-    memory = peak_memory(config, rows, stage.num_ranks, **sparing(vars(stage))) + _copies(config, stage)
+    memory = peak_memory(config, rows, stage.num_ranks, copies=_copies(stage), **sparing(vars(stage)))
     card = plan.hardware.memory
     if card is not None and memory > USABLE * card:
         said = [*said, f"does not fit: {memory / 2**30:.0f} GiB of {card / 2**30:.0f}: {_remedy(plan, stage, rows)}"]
@@ -217,9 +215,9 @@ def _training(
     return Cost(stage.name, "gpu", seconds, steps, batch, epochs, memory, 4 * config.num_parameters(), tuple(said))
 
 
-def _copies(config: GPTConfig, stage: Any) -> int:
-    """Bytes of the weights that RL keeps of its start, where it has to."""
-    return stage.copies() * copy_bytes(config) if isinstance(stage, pipeline.Rl) else 0
+def _copies(stage: Any) -> int:
+    """Sets of weights beside the trained one: RL may keep those of its start."""
+    return stage.copies() if isinstance(stage, pipeline.Rl) else 0
 
 
 def _remedy(plan: Plan, stage: Any, rows: int) -> str:
@@ -227,6 +225,7 @@ def _remedy(plan: Plan, stage: Any, rows: int) -> str:
     if rows > 1:
         return f"{stage.name}.device_batch_size=0 takes what fits"
     config, saving = plan.derived.config, {**sparing(vars(stage)), "checkpoint_activations": True}
+    saving["copies"] = _copies(stage)
     usable = USABLE * (plan.hardware.memory or 0)
     if peak_memory(config, 1, stage.num_ranks, **saving) <= usable:
         return f"{stage.name}.checkpoint_activations=true"
@@ -289,7 +288,7 @@ def _rl(plan: Plan, stage: Any) -> Cost:
         + stage.updates_per_rollout * plan.trained_seconds(batch, stage.num_ranks)
         + stage.copies() * plan.read_seconds(batch, stage.num_ranks)
     )
-    looks = 2 + (steps // stage.eval_every if stage.eval_every else 0)
+    looks = 1 + -(-steps // (stage.eval_every or steps))
     asked = looks * len(tasks) * stage.eval_problems * (1 + stage.eval_samples)
     seconds += plan.decoded_seconds(asked, said, 512, stage.num_ranks)
     return _training(plan, stage, seconds, steps, batch, None, [])

@@ -31,7 +31,7 @@ from nanochat.artifacts.mirror import CHECKPOINTS
 from nanochat.errors import Interrupted
 from nanochat.model.device import compute_dtype
 from nanochat.model.gpt import GPT, GPTConfig, InitScales
-from nanochat.model.memory import copy_bytes, rows_of_a_pass
+from nanochat.model.memory import rows_of_a_pass
 from nanochat.model.weights import load_model, save_model
 from nanochat.scaling import Hyperparameters, lr_scale, rows_per_step
 from nanochat.training.distributed import World, barrier, start, stop
@@ -174,10 +174,10 @@ def _optimizer(stage: "Trained", world: World, model: GPT, settings: OptimSettin
 def _rows(stage: "Trained", ctx: StageContext, world: World, config: GPTConfig, num_rows: int, copies: int = 0) -> int:
     """Rows of a forward pass: the knob's, else as many of this rank's share of a step as the device holds."""
     per_rank = max(1, num_rows // world.size)
-    card = None
-    if world.device.type == "cuda":
-        card = torch.cuda.get_device_properties(world.device).total_memory - copies * copy_bytes(config)
-    rows = stage.device_batch_size or rows_of_a_pass(config, per_rank, card, world.size, **sparing(vars(stage)))
+    card = torch.cuda.get_device_properties(world.device).total_memory if world.device.type == "cuda" else None
+    rows = stage.device_batch_size or rows_of_a_pass(
+        config, per_rank, card, world.size, copies=copies, **sparing(vars(stage))
+    )
     if world.rank == 0:
         note_rows(ctx.work, min(rows, per_rank))
     return rows
