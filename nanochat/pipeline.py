@@ -99,7 +99,7 @@ class TaskData(Stage, makes=("index.json",)):
 
     tasks: str = identity(
         "",
-        "real tasks to fetch, comma-separated (smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval); generated ones need none",
+        "real tasks to fetch, comma-separated (smoltalk, mmlu, gsm8k, arc_easy, arc_challenge, humaneval, mbpp); generated ones need none",
     )
     revision: str = identity("", "hand-bumped when the same names stand for other data")
     source: str = execution("", "folder with JSON lines (TASK_SPLIT.jsonl); empty: Hugging Face `datasets`")

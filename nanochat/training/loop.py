@@ -118,7 +118,7 @@ def fit(
     loss: LossFunction | None = None,
     updates_per_step: int = 1,
 ) -> Numbers:
-    """Trains from the newest checkpoint in `checkpoints`, or from the model as it is, up to `num_steps` updates.
+    """Trains from the newest checkpoint in `checkpoints`, or from the model as it is, up to `num_steps` steps.
 
     `inputs` says of what data the checkpoints are: those of other inputs are refused. `tokens_per_step` counts all
     ranks and is only for the clock. `evaluate(step)` is called on every rank, at step 0, every `eval_every` and
@@ -131,9 +131,8 @@ def fit(
         FloatingPointError: the loss, or a weight about to be saved, is not finite.
         OSError: a checkpoint could not be written; said at the next one or at the end.
     """
-    run = TrainState(
-        model, optimizer, metrics, checkpoints, inputs, world, num_steps, tokens_per_step, updates_per_step
-    )
+    steps = num_steps, tokens_per_step, updates_per_step
+    run = TrainState(model, optimizer, metrics, checkpoints, inputs, world, *steps)
     loss_of = loss or loss_function(model, compile)
     with stop_signals() as stop, reproducible_sums(world.device), run.all_saved():
         run.resume()
@@ -142,16 +141,14 @@ def fit(
         run.clock.go_on()
         while run.step < num_steps:
             wishes = stop.is_set, partial(run.overdue, checkpoint_minutes)
-            lr, batches = schedule.lr(run.step), source.batch(run.step)
+            batches = source.batch(run.step)
             for _ in range(updates_per_step):
                 mean_loss, (stopping, overdue) = accumulate_gradients(loss_of, batches, world, *wishes)
-                if not isfinite(mean_loss):
-                    raise FloatingPointError(diverged(f"the loss is {mean_loss}", run.step))
-                optimizer.step(lr, schedule.momentum(run.step), schedule.weight_decay(run.step))
+                update(optimizer, schedule, run.step, mean_loss)
             run.advance()
             if run.step == 1 or due(run.step, log_every, num_steps):
                 said = source.numbers() if isinstance(source, ReportingSource) else {}
-                run.log({"loss": mean_loss, "lr_multiplier": lr, **said})
+                run.log({"loss": mean_loss, "lr_multiplier": schedule.lr(run.step - 1), **said})
             if stopping or overdue or due(run.step, checkpoint_every, num_steps):
                 run.save()
             if stopping and run.step < num_steps:
@@ -160,6 +157,13 @@ def fit(
                 run.evaluate(evaluate)
             run.clock.go_on()
     return run.final()
+
+
+def update(optimizer: MuonAdamW, schedule: Schedule, step: int, mean_loss: float) -> None:
+    """Follows the gradients that are there, unless the loss that they are of is not finite (FloatingPointError)."""
+    if not isfinite(mean_loss):
+        raise FloatingPointError(diverged(f"the loss is {mean_loss}", step))
+    optimizer.step(schedule.lr(step), schedule.momentum(step), schedule.weight_decay(step))
 
 
 def due(step: int, every: int, num_steps: int) -> bool:

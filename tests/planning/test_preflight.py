@@ -79,8 +79,8 @@ def test_a_task_that_is_only_trained_on_is_not_asked(looked_at, monkeypatch):
             raise NotImplementedError
 
     monkeypatch.setitem(TASKS, "lectures", Lectures)
-    for knob in ("chat_eval_mid.tasks", "rl.task"):
-        with pytest.raises(ValueError, match=f"{knob} names 'lectures', which has no test split"):
+    for knob, split in (("chat_eval_mid.tasks", "test"), ("rl.task", "validation")):
+        with pytest.raises(ValueError, match=f"{knob} names 'lectures', which has no {split} split"):
             looked_at(f"{knob}=lectures")
 
 

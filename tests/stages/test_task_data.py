@@ -51,7 +51,7 @@ def test_local_lines_are_checked_counted_and_digested(tmp_path):
     for name, rows in (("gsm8k_train.jsonl", 2), ("gsm8k_test.jsonl", 1)):
         data = (place.out / name).read_bytes()
         assert index["files"][name] == {"rows": rows, "in_test": 0, "sha256": hashlib.sha256(data).hexdigest()}
-    assert len(make("gsm8k", "train", place.out)) == 2
+    assert [len(make("gsm8k", split, place.out)) for split in ("train", "validation", "test")] == [1, 1, 1]
 
 
 def test_a_training_row_that_is_also_tested_is_left_out(tmp_path):
@@ -62,10 +62,12 @@ def test_a_training_row_that_is_also_tested_is_left_out(tmp_path):
     assert (
         json.loads((place.out / "index.json").read_text(encoding="utf-8"))["files"]["gsm8k_train.jsonl"]["in_test"] == 1
     )
-    train = {row["messages"][0]["content"] for row in make("gsm8k", "train", place.out)}
-    test = {row["messages"][0]["content"] for row in make("gsm8k", "test", place.out)}
-    assert train == {"How many apples?", "How many pears?"}
-    assert not train & test
+    train, validation, test = (
+        {row["messages"][0]["content"] for row in make("gsm8k", split, place.out)}
+        for split in ("train", "validation", "test")
+    )
+    assert train | validation == {"How many apples?", "How many pears?"}
+    assert not (train | validation) & test
 
 
 def test_a_training_row_that_another_task_tests_is_left_out(tmp_path):
