@@ -120,11 +120,10 @@ def fit(
 ) -> Numbers:
     """Trains from the newest checkpoint in `checkpoints`, or from the model as it is, up to `num_steps` steps.
 
-    `inputs` says of what data the checkpoints are: those of other inputs are refused. `tokens_per_step` counts all
-    ranks and is only for the clock. `evaluate(step)` is called on every rank, at step 0, every `eval_every` and
-    `also_every` steps and at the end; its numbers are logged. Saves every `checkpoint_every` steps, so many minutes
-    after the last time, and at the end. `loss` takes the place of the model's; a step is `updates_per_step` updates on
-    the same batches, or none. Returns the last logged numbers, with seconds of training and of what held it.
+    Checkpoints of other `inputs` are refused. `tokens_per_step` of all ranks are only for the clock. `evaluate(step)`
+    is called on every rank, at step 0, every `eval_every` and `also_every` steps and at the end; its numbers are
+    logged. Saves every `checkpoint_every` steps, so many minutes after the last time, and at the end. `loss`, if given,
+    takes the place of the model's; a step is `updates_per_step` updates on the same batches. Returns the last numbers.
 
     Raises:
         Interrupted: asked to stop by a signal; everything is saved.

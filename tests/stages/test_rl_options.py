@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from flows.plots import CURVES
 from nanochat import tasks
 from nanochat.artifacts.metrics import Metrics, read
 from nanochat.inference.engine import Engine
@@ -125,6 +126,7 @@ def test_the_distance_starts_at_nothing_and_is_of_the_weights_at_the_start(tmp_p
     where = place(tmp_path, two_armed_model())
     rl(stage(num_steps=8, kl_coef=0.01, clip=0.2), where)
     rows = [row for row in read(where.metrics.path) if "reward" in row]
+    assert set(CURVES[CURVES.index("reward") :]) <= {name for row in read(where.metrics.path) for name in row}
     distances = [row["kl_to_start"] for row in rows]
     assert distances[0] == pytest.approx(0, abs=1e-6)
     assert distances[-1] > 1e-3
