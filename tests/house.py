@@ -33,7 +33,7 @@ ROOMS = {
     "inference": {"data", "model", "tools"},
     "evaluation": {"artifacts", "data", "inference", "model", "tasks", "training"},
     "shared_knobs": {"data", "tasks", "workflow"},
-    "pipeline": {"data", "shared_knobs", "workflow"},
+    "pipeline": {"data", "shared_knobs", "tasks", "workflow"},
     "recipes": {"pipeline", "workflow"},
     "scaling": {"model", "pipeline"},
     "planning": {
