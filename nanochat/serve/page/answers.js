@@ -10,7 +10,7 @@ const DEFAULT_WAIT = 3; // s, where a busy server names no time
 const SIGN_OF_LIFE = 4000; // ms between the words to other tabs that an answer is still waited for
 
 export class Answers {
-  /** `changed(conversation, message)` after every piece, `ended(conversation, message)`, `askKey(reason)` -> key or "". */
+  /** `changed(conversation, message)` after every piece, `ended` likewise; `askKey(reason)` -> key or "". */
   constructor({ store, settings, model, changed, ended, askKey }) {
     Object.assign(this, { store, settings, model, changed, ended, askKey });
     this.running = new Map(); // conversation's id -> {message, controller}
@@ -39,7 +39,8 @@ export class Answers {
     this.running.delete(conversation.id);
     conversations.touch(conversation, message);
     delete message.waitUntil;
-    if (this.store.conversations.get(conversation.id) === conversation) this.store.save(conversation); // not deleted meanwhile
+    const deleted = this.store.conversations.get(conversation.id) !== conversation;
+    if (!deleted) this.store.save(conversation);
     this.ended(conversation, message);
   }
 
@@ -90,10 +91,14 @@ export class Answers {
     this.changed(conversation, message);
     await new Promise((resolve, reject) => {
       const timer = setTimeout(resolve, seconds * 1000);
-      signal.addEventListener("abort", () => {
-        clearTimeout(timer);
-        reject(signal.reason);
-      }, { once: true });
+      signal.addEventListener(
+        "abort",
+        () => {
+          clearTimeout(timer);
+          reject(signal.reason);
+        },
+        { once: true },
+      );
     });
     delete message.waitUntil;
     this.changed(conversation, message);

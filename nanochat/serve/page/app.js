@@ -2,11 +2,12 @@
 // Promises: a letter that is typed nowhere goes into the message field; the system's own keys are left alone.
 // Not here: what can be done (page.js).
 
-import { h } from "./dom.js";
+import { h, narrow } from "./dom.js";
 import { fillMenu } from "./notices.js";
 import { Page } from "./page.js";
 
-const SUGGESTIONS = ["Who are you?", "What is 12 * 34?", "How many r are in strawberry?", "Spell keyboard"]; // a tiny model can
+// What also a tiny model can answer.
+const SUGGESTIONS = ["Who are you?", "What is 12 * 34?", "How many r are in strawberry?", "Spell keyboard"];
 const element = (id) => document.getElementById(id);
 
 const page = new Page();
@@ -24,7 +25,9 @@ function typesNowhere() {
 
 function shortcut(event) {
   if (event.altKey || event.shiftKey || !(event.ctrlKey || event.metaKey)) return null;
-  return { k: () => page.begin(), b: () => page.sidebar.toggle(), ",": () => page.openSettings() }[event.key.toLowerCase()];
+  return { k: () => page.begin(), b: () => page.sidebar.toggle(), ",": () => page.openSettings() }[
+    event.key.toLowerCase()
+  ];
 }
 
 function key(event) {
@@ -33,10 +36,18 @@ function key(event) {
   if (run) {
     event.preventDefault();
     run();
-  } else if (event.key === "Escape" && !event.defaultPrevented && page.answers.isRunning(page.conversation)) {
+  } else if (event.key === "Escape" && narrow() && page.sidebar.open) page.sidebar.toggle(false);
+  else if (event.key === "Escape" && !event.defaultPrevented && page.answers.isRunning(page.conversation)) {
     event.preventDefault();
     page.stop();
-  } else if (event.key.length === 1 && event.key !== " " && !event.ctrlKey && !event.metaKey && !event.altKey && typesNowhere()) {
+  } else if (
+    event.key.length === 1 &&
+    event.key !== " " &&
+    !event.ctrlKey &&
+    !event.metaKey &&
+    !event.altKey &&
+    typesNowhere()
+  ) {
     page.composer.focus(); // and the letter goes there
   }
 }
@@ -47,10 +58,14 @@ function suggestion(words) {
 
 element("suggestions").append(...SUGGESTIONS.map(suggestion));
 fillMenu(element("menu"), [
-  ["pencil", "Rename", () => {
-    page.sidebar.toggle(true);
-    page.sidebar.rename(page.conversation);
-  }],
+  [
+    "pencil",
+    "Rename",
+    () => {
+      page.sidebar.toggle(true);
+      page.sidebar.rename(page.conversation);
+    },
+  ],
   ["down", "Save as Markdown", () => page.export("md")],
   ["down", "Save as JSON", () => page.export("json")],
   ["trash", "Delete", () => page.remove(page.conversation)],

@@ -10,8 +10,10 @@ const RULE = /^ {0,3}(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?:( +)(.*))?$/;
 
-/** [{type, line, …}]: heading (level, text), rule, code (language, text), quote (blocks), list (ordered, start, items),
- * table (head, align, rows), paragraph (text). */
+/**
+ * [{type, line, …}]: heading (level, text), rule, code (language, text), quote (blocks), list (ordered, start, loose,
+ * items), table (head, align, rows), paragraph (text).
+ */
 export function parseBlocks(text) {
   return blocksOf(text.split("\n").map(untabbed), 0);
 }
@@ -79,8 +81,11 @@ function itemOf(line) {
   const [, indent, marker, space = " ", text = ""] = found;
   const gap = space.length > 4 ? 1 : space.length;
   return {
-    ordered: marker.length > 1, start: marker.length > 1 ? parseInt(marker, 10) : null,
-    inner: indent.length + marker.length + gap, text: " ".repeat(space.length - gap) + text, indent: indent.length,
+    ordered: marker.length > 1,
+    start: marker.length > 1 ? parseInt(marker, 10) : null,
+    inner: indent.length + marker.length + gap,
+    text: " ".repeat(space.length - gap) + text,
+    indent: indent.length,
   };
 }
 
@@ -105,7 +110,7 @@ function listAt(lines, at, depth) {
   return [{ type: "list", ordered: first.ordered, start: first.start, loose, items }, at];
 }
 
-/** The lines of an item without their indent, and the line after it. Models nest with two spaces whatever the marker. */
+/** The lines of an item without their indent, and the line after it. Models nest with two spaces, as it comes. */
 function itemLines(lines, at, item) {
   const inside = [item.text];
   let open = !blank(item.text) && !FENCE.test(item.text); // a paragraph that the next line may go on with
@@ -123,7 +128,7 @@ function itemLines(lines, at, item) {
     } else if (belongs(line, item)) {
       inside.push(line.slice(Math.min(item.inner, indent)));
       open = true;
-    } else if (open && !begins(lines, next)) inside.push(line.trimStart());
+    } else if (open && !begins(lines, next) && !itemOf(line)) inside.push(line.trimStart());
     else break;
   }
   return [inside, next];
@@ -138,18 +143,31 @@ function belongs(line, item) {
 function begins(lines, at) {
   const line = lines[at];
   const found = ITEM.exec(line);
-  const item = found && found[1].length <= 3 && !blank(found[4]) && (found[2].length === 1 || parseInt(found[2], 10) === 1);
-  return item || FENCE.test(line) || QUOTE.test(line) || RULE.test(line) || Boolean(headingOf(line)) || tableBegins(lines, at);
+  const item =
+    found && found[1].length <= 3 && !blank(found[4]) && (found[2].length === 1 || parseInt(found[2], 10) === 1);
+  return (
+    item ||
+    FENCE.test(line) ||
+    QUOTE.test(line) ||
+    RULE.test(line) ||
+    Boolean(headingOf(line)) ||
+    tableBegins(lines, at)
+  );
 }
 
 function paragraphAt(lines, at, depth) {
   const text = [lines[at].trim()];
-  for (at++; at < lines.length && !blank(lines[at]) && (depth >= DEEPEST || !begins(lines, at)); at++) text.push(lines[at].trim());
+  for (at++; at < lines.length && !blank(lines[at]) && (depth >= DEEPEST || !begins(lines, at)); at++)
+    text.push(lines[at].trim());
   return [{ type: "paragraph", text: text.join("\n") }, at];
 }
 
 function cellsOf(line) {
-  const cells = line.trim().replace(/^\|/, "").split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
+  const cells = line
+    .trim()
+    .replace(/^\|/, "")
+    .split(/(?<!\\)\|/)
+    .map((cell) => cell.trim().replaceAll("\\|", "|"));
   if (cells.length > 1 && cells.at(-1) === "") cells.pop();
   return cells;
 }

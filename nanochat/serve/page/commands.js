@@ -13,11 +13,26 @@ export function commandsOf(page) {
     { name: "clear", does: "deletes this conversation; can be undone", run: () => page.remove(page.conversation) },
     { name: "stop", does: "stops the answer", run: () => page.stop() },
     { name: "retry", does: "answers the last question again", run: () => page.retry() },
-    { name: "export", takes: "md | json", does: "saves this conversation as a file", run: (words) => exportAs(page, words) },
-    { name: "model", takes: "name", does: "shows the models, or chooses one", run: (words) => chooseModel(page, words) },
+    {
+      name: "export",
+      takes: "md | json",
+      does: "saves this conversation as a file",
+      run: (words) => exportAs(page, words),
+    },
+    {
+      name: "model",
+      takes: "name",
+      does: "shows the models, or chooses one",
+      run: (words) => chooseModel(page, words),
+    },
     ...KNOBS.map((knob) => knobCommand(page, knob)),
-    { name: "system", takes: "text", does: "what the model is told first; “off” for nothing", run: (words) => system(page, words) },
-    { name: "theme", takes: THEMES.join(" | "), does: "the page's colours", run: (words) => theme(page, words) },
+    {
+      name: "system",
+      takes: "text",
+      does: "sets the system message; “off” for none",
+      run: (words) => system(page, words),
+    },
+    { name: "theme", takes: THEMES.join(" | "), does: "sets the page's colours", run: (words) => theme(page, words) },
     { name: "settings", does: "opens the settings", run: () => page.openSettings() },
   ];
   return all;
@@ -29,7 +44,10 @@ export function runCommand(commands, text) {
   const command = commands.find((each) => each.name === name.toLowerCase());
   if (command) return attempt(() => command.run(words.trim()));
   const known = commands.map((each) => `/${each.name}`).join(" ");
-  return [`There is no command /${name.slice(0, 40)}. A space before the / sends it to the model as text.`, `There are: ${known}`];
+  return [
+    `There is no command /${name.slice(0, 40)}. A space before the / sends it to the model as text.`,
+    `There are: ${known}`,
+  ];
 }
 
 function attempt(run) {
@@ -45,39 +63,49 @@ function knobCommand(page, knob) {
   const run = (words) => {
     if (words) page.settings.set(knob.name, readKnob(knob, words));
     const value = page.settings.values[knob.name];
-    return [`${knob.label}: ${value ?? "the server's own"}`];
+    return [`${knob.label}: ${value ?? "the server's default"}`];
   };
-  return { name: knob.command, takes, does: knob.label.toLowerCase(), run };
+  return { name: knob.command, takes, does: `sets the ${knob.label.toLowerCase()}`, run };
 }
 
 function exportAs(page, words) {
   const kind = words.toLowerCase() || "md";
-  if (!["md", "json"].includes(kind)) throw new Error(`/export takes md or json; “${words.slice(0, 40)}” is neither.`);
+  const known = ["md", "json"].includes(kind);
+  if (!known) throw new Error(`/export takes md or json; “${words.slice(0, 40)}” is neither.`);
   return [page.export(kind) ? `Saved as a file.` : "There is nothing to export yet."];
 }
 
 function chooseModel(page, words) {
   const names = page.models.map(({ id }) => id);
-  if (words && !names.includes(words)) throw new Error(`There is no model “${words.slice(0, 60)}”; there are: ${names.join(", ") || "none"}.`);
+  if (words && !names.includes(words))
+    throw new Error(`There is no model “${words.slice(0, 60)}”; there are: ${names.join(", ") || "none"}.`);
   if (words) page.settings.set("model", words);
   return [`Model: ${page.modelName() || "none"}`, ...(names.length > 1 ? [`There are: ${names.join(", ")}`] : [])];
 }
 
 function system(page, words) {
   if (words) page.settings.set("system", words === "off" ? "" : words);
-  return [`Told first: ${page.settings.values.system || "nothing"}`];
+  return [`System message: ${page.settings.values.system || "none"}`];
 }
 
 function theme(page, words) {
-  if (words && !THEMES.includes(words)) throw new Error(`/theme takes ${THEMES.join(", ")}; “${words.slice(0, 40)}” is none of them.`);
+  if (words && !THEMES.includes(words))
+    throw new Error(`/theme takes ${THEMES.join(", ")}; “${words.slice(0, 40)}” is none of them.`);
   if (words) page.settings.set("theme", words);
   return [`Colours: ${page.settings.values.theme}`];
 }
 
 export const KEYS = [
-  ["Enter", "sends"], ["Shift+Enter", "begins a new line"], ["Esc", "stops the answer"], ["↑", "in an empty field: edits your last message"],
-  ["Ctrl+K", "begins another conversation"], ["Ctrl+B", "shows or hides the conversations"], ["Ctrl+,", "opens the settings"],
-  ["/", "goes to the field; there, lists the commands"], ["F2", "on a conversation: renames it"], ["Delete", "on a conversation: deletes it"],
+  ["Enter", "sends"],
+  ["Shift+Enter", "begins a new line"],
+  ["Esc", "stops the answer"],
+  ["↑", "in an empty field: edits your last message"],
+  ["Ctrl+K", "begins another conversation"],
+  ["Ctrl+B", "shows or hides the conversations"],
+  ["Ctrl+,", "opens the settings"],
+  ["/", "goes to the field; there, lists the commands"],
+  ["F2", "on a conversation: renames it"],
+  ["Delete", "on a conversation: deletes it"],
 ];
 
 function helpLines(all) {

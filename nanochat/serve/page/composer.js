@@ -1,6 +1,6 @@
 // The field at the bottom: it grows with its text, sends with Enter, and lists the commands after a /.
 // Promises: what is typed is never lost but by sending it, and each conversation keeps its own; a key that an input
-// method composes with does nothing here; the list is a listbox to screen readers. Not here: what is done with the text.
+// method composes with does nothing here; the list is a listbox to screen readers. Not here: what becomes of the text.
 
 import { h } from "./dom.js";
 
@@ -89,7 +89,8 @@ export class Composer {
 
   listKey({ key, shiftKey }) {
     const options = this.list.children;
-    if (key === "ArrowDown" || key === "ArrowUp") this.mark((this.at + (key === "ArrowDown" ? 1 : -1) + options.length) % options.length);
+    if (key === "ArrowDown" || key === "ArrowUp")
+      this.mark((this.at + (key === "ArrowDown" ? 1 : -1) + options.length) % options.length);
     else if (key === "Escape") this.hide();
     else if ((key === "Tab" || key === "Enter") && !shiftKey) this.take(this.shown[this.at], key === "Enter");
     else return false;
@@ -109,8 +110,18 @@ export class Composer {
 
   option(command, index) {
     const { name, takes, does } = command;
-    return h("li", { role: "option", id: `command-${index}`, "aria-selected": "false", on: { click: () => this.take(command, true) } },
-      h("code", { text: `/${name}` }), h("span", { class: "takes", text: takes ?? "" }), h("span", { class: "does", text: does }));
+    return h(
+      "li",
+      {
+        role: "option",
+        id: `command-${index}`,
+        "aria-selected": "false",
+        on: { click: () => this.take(command, true) },
+      },
+      h("code", { text: `/${name}` }),
+      h("span", { class: "takes", text: takes ?? "" }),
+      h("span", { class: "does", text: does }),
+    );
   }
 
   mark(index) {

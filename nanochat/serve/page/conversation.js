@@ -52,7 +52,9 @@ function childrenOf(conversation, parent) {
 
 /** The messages that are shown, first to last. */
 export function path(conversation) {
-  const children = Map.groupBy ? Map.groupBy(conversation.messages.values(), (message) => message.parent) : grouped(conversation);
+  const children = Map.groupBy
+    ? Map.groupBy(conversation.messages.values(), (message) => message.parent)
+    : grouped(conversation);
   const shown = [];
   for (let parent = ""; children.has(parent);) {
     const here = children.get(parent);
@@ -76,7 +78,12 @@ export function titleOf(conversation) {
   if (conversation.title) return conversation.title;
   const first = path(conversation)[0];
   const words = first ? plainText(first.parts).replace(/\s+/g, " ").trim() : "";
-  return words.length > LONGEST_TITLE ? `${words.slice(0, LONGEST_TITLE - 1).trimEnd()}…` : words || "New conversation";
+  return words ? shortened(words, LONGEST_TITLE) : "New conversation";
+}
+
+/** At most so many characters, the last of them dots where something is missing. */
+export function shortened(words, most) {
+  return words.length > most ? `${words.slice(0, most - 1).trimEnd()}…` : words;
 }
 
 /** The text of a message; a call of the calculator as the terminal shows it. */
@@ -93,7 +100,8 @@ export function requestMessages(conversation, question, system = "") {
     return message === question || (answer?.role === "assistant" && answer.parts.length > 0);
   });
   const messages = turns.map(({ role, parts }) => ({
-    role, content: parts.some(({ type }) => type === "tool") ? parts : plainText(parts),
+    role,
+    content: parts.some(({ type }) => type === "tool") ? parts : plainText(parts),
   }));
   return system.trim() ? [{ role: "system", content: system }, ...messages] : messages;
 }
@@ -101,7 +109,12 @@ export function requestMessages(conversation, question, system = "") {
 /** Appends a piece of an answer to its parts. */
 export function append(message, piece) {
   const last = message.parts.at(-1);
-  if (piece.tool) message.parts.push({ type: "tool", input: String(piece.tool.input ?? ""), output: String(piece.tool.output ?? "") });
+  if (piece.tool)
+    message.parts.push({
+      type: "tool",
+      input: String(piece.tool.input ?? ""),
+      output: String(piece.tool.output ?? ""),
+    });
   else if (last?.type === "text") last.text += piece.text;
   else message.parts.push({ type: "text", text: piece.text });
 }
@@ -130,10 +143,16 @@ export function fromJson(value) {
   if (!isId(value?.id) || !Array.isArray(value.messages)) return null;
   const messages = value.messages.map(messageOf);
   if (messages.includes(null)) return null;
-  const chosen = Object.entries(value.chosen ?? {}).filter(([parent, id]) => (parent === "" || isId(parent)) && isId(id));
+  const chosen = Object.entries(value.chosen ?? {}).filter(
+    ([parent, id]) => (parent === "" || isId(parent)) && isId(id),
+  );
   return {
-    id: value.id, title: text(value.title).slice(0, 200), created: number(value.created) ?? Date.now(), updated: number(value.updated) ?? Date.now(),
-    messages: new Map(messages.map((message) => [message.id, message])), chosen: new Map(chosen),
+    id: value.id,
+    title: text(value.title).slice(0, 200),
+    created: number(value.created) ?? Date.now(),
+    updated: number(value.updated) ?? Date.now(),
+    messages: new Map(messages.map((message) => [message.id, message])),
+    chosen: new Map(chosen),
   };
 }
 
@@ -143,10 +162,16 @@ function messageOf(value) {
   const parts = value.parts.map(partOf);
   if (parts.includes(null)) return null;
   const message = {
-    id: value.id, parent: value.parent, role: value.role, parts, state: STATES.includes(value.state) ? value.state : "done",
-    created: number(value.created) ?? 0, updated: number(value.updated) ?? 0,
+    id: value.id,
+    parent: value.parent,
+    role: value.role,
+    parts,
+    state: STATES.includes(value.state) ? value.state : "done",
+    created: number(value.created) ?? 0,
+    updated: number(value.updated) ?? 0,
   };
-  for (const name of ["finish", "model", "error"]) if (typeof value[name] === "string") message[name] = value[name].slice(0, 2000);
+  for (const name of ["finish", "model", "error"])
+    if (typeof value[name] === "string") message[name] = value[name].slice(0, 2000);
   for (const name of ["seconds", "tokens", "rate", "limit", "total", "forgotten"]) {
     if (number(value[name]) !== null) message[name] = value[name];
   }

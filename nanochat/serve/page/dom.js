@@ -31,8 +31,11 @@ export function icon(name) {
 
 /** A button that shows only a drawing: its name is for screen readers and for the pointer that rests on it. */
 export function iconButton(name, label, click, attributes = {}) {
-  return h("button", { type: "button", class: "quiet", title: label, "aria-label": label, on: { click }, ...attributes },
-    icon(name));
+  return h(
+    "button",
+    { type: "button", class: "quiet", title: label, "aria-label": label, on: { click }, ...attributes },
+    icon(name),
+  );
 }
 
 /** Text that only screen readers have. */

@@ -1,8 +1,9 @@
 // What stands within a line of Markdown: emphasis, code, links, addresses, images, line breaks, calls of a tool.
 // Promises: any text gives nodes and costs time in proportion to its length, whatever it is; a link leads to http or
-// https and to no other scheme, without a user name before the host. Not here: blocks (blocks.js), elements (markdown.js).
+// https and to no other scheme, without a user name before the host. Not here: blocks (blocks.js), elements.
 
-export const TOOL_START = "\uE000"; // private characters: around the number of a tool call; they never come from a model
+// Private characters around the number of a tool call; they never come from a model.
+export const TOOL_START = "\uE000";
 export const TOOL_END = "\uE001";
 
 const DEEPEST = 20; // emphasis within emphasis; beyond it the inner one is text
@@ -55,16 +56,28 @@ class Inline {
   /** A node, `undefined` where something was read that is no node yet, null for an ordinary character. */
   special(char) {
     switch (char) {
-      case "\\": return this.escape();
-      case "\n": return this.at++, { type: "break" };
-      case "`": return this.code();
-      case "*": case "_": case "~": return this.run(char);
-      case "!": return this.text[this.at + 1] === "[" ? this.target(this.at + 1) : null;
-      case "[": return this.target(this.at);
-      case "<": return this.bracketed();
-      case "h": return this.address();
-      case TOOL_START: return this.tool();
-      default: return null;
+      case "\\":
+        return this.escape();
+      case "\n":
+        return (this.at++, { type: "break" });
+      case "`":
+        return this.code();
+      case "*":
+      case "_":
+      case "~":
+        return this.run(char);
+      case "!":
+        return this.text[this.at + 1] === "[" ? this.target(this.at + 1) : null;
+      case "[":
+        return this.target(this.at);
+      case "<":
+        return this.bracketed();
+      case "h":
+        return this.address();
+      case TOOL_START:
+        return this.tool();
+      default:
+        return null;
     }
   }
 
@@ -154,8 +167,11 @@ class Inline {
     const right = !/\s/.test(before) && (!PUNCTUATION.test(before) || /\s/.test(after) || PUNCTUATION.test(after));
     const inWord = char === "_" && left && right;
     const run = {
-      type: "run", char, count,
-      opens: left && (!inWord || PUNCTUATION.test(before)), closes: right && (!inWord || PUNCTUATION.test(after)),
+      type: "run",
+      char,
+      count,
+      opens: left && (!inWord || PUNCTUATION.test(before)),
+      closes: right && (!inWord || PUNCTUATION.test(after)),
     };
     this.at += count;
     if (char === "~" && count !== 2) run.opens = run.closes = false;
@@ -230,7 +246,8 @@ function matchingBrackets(text) {
 function merged(nodes) {
   const out = [];
   for (const node of nodes) {
-    if (node.type === "text" && out.at(-1)?.type === "text") out[out.length - 1] = { type: "text", text: out.at(-1).text + node.text };
+    if (node.type === "text" && out.at(-1)?.type === "text")
+      out[out.length - 1] = { type: "text", text: out.at(-1).text + node.text };
     else out.push(node);
   }
   return out;

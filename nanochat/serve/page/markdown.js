@@ -63,7 +63,8 @@ export class Markdown {
   /** A long block of code gets what is new of it. */
   grow(blocks) {
     const [block] = blocks;
-    if (!this.code || blocks.length !== 1 || block.type !== "code" || block.language !== this.code.language) return false;
+    if (!this.code || blocks.length !== 1 || block.type !== "code" || block.language !== this.code.language)
+      return false;
     const { node } = this.code;
     if (!block.text.startsWith(node.data) || block.text.includes(TOOL_START)) return false;
     node.appendData(block.text.slice(node.data.length));
@@ -72,31 +73,44 @@ export class Markdown {
 
   block(block) {
     switch (block.type) {
-      case "heading": return h(`h${Math.min(block.level + 2, 6)}`, {}, ...this.inline(block.text)); // h2 names the speaker
-      case "rule": return h("hr");
-      case "code": return codeBlock(block.language, this.words(block.text));
-      case "quote": return h("blockquote", {}, ...block.blocks.map((inner) => this.block(inner)));
-      case "list": return this.list(block);
-      case "table": return this.table(block);
-      default: return h("p", {}, ...this.inline(block.text));
+      case "heading":
+        return h(`h${Math.min(block.level + 2, 6)}`, {}, ...this.inline(block.text)); // h2 names the speaker
+      case "rule":
+        return h("hr");
+      case "code":
+        return codeBlock(block.language, this.words(block.text));
+      case "quote":
+        return h("blockquote", {}, ...block.blocks.map((inner) => this.block(inner)));
+      case "list":
+        return this.list(block);
+      case "table":
+        return this.table(block);
+      default:
+        return h("p", {}, ...this.inline(block.text));
     }
   }
 
   list({ ordered, start, loose, items }) {
     const attributes = ordered && start !== 1 ? { start } : {};
     const item = (blocks) => {
-      const inner = blocks.flatMap((block) => (block.type === "paragraph" && !loose ? this.inline(block.text) : [this.block(block)]));
+      const inner = blocks.flatMap((block) =>
+        block.type === "paragraph" && !loose ? this.inline(block.text) : [this.block(block)],
+      );
       return h("li", {}, ...inner);
     };
     return h(ordered ? "ol" : "ul", attributes, ...items.map(item));
   }
 
   table({ head, align, rows }) {
-    const cell = (tag, text, index) => h(tag, { class: `to-${align[index]}`, ...(tag === "th" ? { scope: "col" } : {}) }, ...this.inline(text));
+    const cell = (tag, text, index) =>
+      h(tag, { class: `to-${align[index]}`, ...(tag === "th" ? { scope: "col" } : {}) }, ...this.inline(text));
     const body = rows.map((row) => h("tr", {}, ...row.map((text, index) => cell("td", text, index))));
     const top = h("thead", {}, h("tr", {}, ...head.map((text, index) => cell("th", text, index))));
-    return h("div", { class: "table", tabindex: 0, role: "region", "aria-label": "Table" },
-      h("table", {}, top, ...(body.length ? [h("tbody", {}, ...body)] : [])));
+    return h(
+      "div",
+      { class: "table", tabindex: 0, role: "region", "aria-label": "Table" },
+      h("table", {}, top, ...(body.length ? [h("tbody", {}, ...body)] : [])),
+    );
   }
 
   inline(text) {
@@ -105,13 +119,23 @@ export class Markdown {
 
   node(node) {
     switch (node.type) {
-      case "text": return document.createTextNode(node.text);
-      case "break": return h("br");
-      case "code": return h("code", { text: this.words(node.text) });
-      case "tool": return toolCall(this.tools[node.index]);
-      case "link": return link(node.url, node.children.map((child) => this.node(child)));
-      case "image": return image(this.words(node.text), node.url);
-      default: return h(node.type, {}, ...node.children.map((child) => this.node(child)));
+      case "text":
+        return document.createTextNode(node.text);
+      case "break":
+        return h("br");
+      case "code":
+        return h("code", { text: this.words(node.text) });
+      case "tool":
+        return toolCall(this.tools[node.index]);
+      case "link":
+        return link(
+          node.url,
+          node.children.map((child) => this.node(child)),
+        );
+      case "image":
+        return image(this.words(node.text), node.url);
+      default:
+        return h(node.type, {}, ...node.children.map((child) => this.node(child)));
     }
   }
 
@@ -132,16 +156,31 @@ export const callText = (tool) => `[${tool.input} = ${tool.output}] `;
 
 function toolCall(tool) {
   const result = tool.output === "" ? h("em", { text: "no result" }) : h("b", { text: tool.output });
-  return h("span", { class: "tool", title: "Worked out by the calculator, not by the model" },
-    icon("calculator"), unseen("calculator: "), h("code", { text: tool.input }), h("span", { class: "equals", text: " = " }), result);
+  return h(
+    "span",
+    { class: "tool", title: "Worked out by the calculator, not by the model" },
+    icon("calculator"),
+    unseen("calculator: "),
+    h("code", { text: tool.input }),
+    h("span", { class: "equals", text: " = " }),
+    result,
+  );
 }
 
 function codeBlock(language, text) {
   const code = h("code", { dir: "ltr" }, document.createTextNode(text));
   const name = language || "code";
-  return h("div", { class: "code" },
-    h("div", { class: "code-top" }, h("span", { text: name }), copyButton("Copy code", () => code.textContent, "Copy")),
-    h("pre", { tabindex: 0, role: "region", "aria-label": `${name} block` }, code));
+  return h(
+    "div",
+    { class: "code" },
+    h(
+      "div",
+      { class: "code-top" },
+      h("span", { text: name }),
+      copyButton("Copy code", () => code.textContent, "Copy"),
+    ),
+    h("pre", { tabindex: 0, role: "region", "aria-label": `${name} block` }, code),
+  );
 }
 
 /** The words and, where they are others, the address: nobody has to trust the words. */
@@ -149,11 +188,12 @@ function link(url, children) {
   const anchor = h("a", { href: url.href, target: "_blank", rel: "noopener noreferrer" }, ...children);
   if (!children.length) anchor.textContent = url.href;
   if (anchor.textContent === url.href || `${anchor.textContent}/` === url.href) return anchor;
-  anchor.append(h("span", { class: "address", text: ` ${url.href}` }));
-  return anchor;
+  return h("span", {}, anchor, " ", h("span", { class: "address", text: url.href }));
 }
 
 function image(words, url) {
   const label = words || "image";
-  return url ? link(url, [icon("image"), document.createTextNode(label)]) : h("span", { class: "no-image" }, icon("image"), label);
+  return url
+    ? link(url, [icon("image"), document.createTextNode(label)])
+    : h("span", { class: "no-image" }, icon("image"), label);
 }

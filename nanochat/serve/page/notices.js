@@ -19,7 +19,9 @@ export function toast(words, action = null) {
     const [label, act] = action;
     line.append(h("button", { type: "button", class: "link", text: label, on: { click: () => (close(), act()) } }));
   }
-  line.append(h("button", { type: "button", class: "quiet", "aria-label": "Close", on: { click: close } }, icon("close")));
+  line.append(
+    h("button", { type: "button", class: "quiet", "aria-label": "Close", on: { click: close } }, icon("close")),
+  );
   const start = () => (timer = setTimeout(close, STAYS + 40 * words.length));
   for (const event of ["pointerenter", "focusin"]) line.addEventListener(event, () => clearTimeout(timer));
   for (const event of ["pointerleave", "focusout"]) line.addEventListener(event, start);
@@ -52,16 +54,24 @@ function ask(dialog, selector, event, taken, left) {
   const over = new AbortController();
   const options = { signal: over.signal };
   let answer = left;
-  dialog.querySelector(selector).addEventListener(event, (happened) => {
-    happened.preventDefault();
-    answer = taken();
-    dialog.close();
-  }, options);
+  dialog.querySelector(selector).addEventListener(
+    event,
+    (happened) => {
+      happened.preventDefault();
+      answer = taken();
+      dialog.close();
+    },
+    options,
+  );
   dialog.querySelector("[data-cancel]").addEventListener("click", () => dialog.close(), options);
-  dialog.addEventListener("close", () => {
-    over.abort();
-    resolve(answer);
-  }, options);
+  dialog.addEventListener(
+    "close",
+    () => {
+      over.abort();
+      resolve(answer);
+    },
+    options,
+  );
   dialog.showModal();
   return promise;
 }
@@ -75,7 +85,13 @@ function resolvers() {
 /** The menu of a conversation: [[icon, words, function], …]. */
 export function fillMenu(menu, entries) {
   const items = entries.map(([name, words, act]) =>
-    h("button", { type: "button", role: "menuitem", on: { click: () => (menu.hidePopover(), act()) } }, icon(name), words));
+    h(
+      "button",
+      { type: "button", role: "menuitem", on: { click: () => (menu.hidePopover(), act()) } },
+      icon(name),
+      words,
+    ),
+  );
   menu.replaceChildren(...items);
   menu.addEventListener("toggle", ({ newState }) => newState === "open" && items[0].focus());
   menu.addEventListener("keydown", (event) => {

@@ -23,22 +23,49 @@ export class Page {
   constructor() {
     this.models = [];
     this.settings = new Settings();
-    this.store = new Store({ changed: (id) => this.changedElsewhere(id), trouble: (words) => setTimeout(() => toast(words)) });
+    this.store = new Store({
+      changed: (id) => this.changedElsewhere(id),
+      trouble: (words) => setTimeout(() => toast(words)),
+    });
     this.answers = new Answers({
-      store: this.store, settings: this.settings, model: () => this.modelName(), askKey: (reason) => this.askKey(reason),
-      changed: (conversation, message) => this.grew(conversation, message), ended: (conversation, message) => this.ended(conversation, message),
+      store: this.store,
+      settings: this.settings,
+      model: () => this.modelName(),
+      askKey: (reason) => this.askKey(reason),
+      changed: (conversation, message) => this.grew(conversation, message),
+      ended: (conversation, message) => this.ended(conversation, message),
     });
-    this.thread = new Thread({ scroller: element("scroller"), list: element("thread"), jump: element("jump") }, {
-      owns: (message) => this.answers.owns(message), edit: (message) => this.edit(message), regenerate: (message) => this.regenerate(message),
-      choose: (message) => this.choose(message), stop: () => this.stop(), raise: () => this.openSettings("max_tokens"), focus: () => this.composer.focus(),
-    });
-    this.composer = new Composer({ form: element("composer"), area: element("field"), button: element("send"), list: element("commands") }, commandsOf(this), {
-      send: (text) => this.send(text), stop: () => this.stop(), editLast: () => this.editLast(),
-    });
-    this.sidebar = new Sidebar({
-      bar: element("sidebar"), list: element("conversations"), main: element("main"), shade: element("shade"),
-      toggles: document.querySelectorAll("[data-sidebar]"),
-    }, this);
+    this.thread = new Thread(
+      { scroller: element("scroller"), list: element("thread"), jump: element("jump") },
+      {
+        owns: (message) => this.answers.owns(message),
+        edit: (message) => this.edit(message),
+        regenerate: (message) => this.regenerate(message),
+        choose: (message) => this.choose(message),
+        stop: () => this.stop(),
+        raise: () => this.openSettings("max_tokens"),
+        focus: () => this.composer.focus(),
+      },
+    );
+    this.composer = new Composer(
+      { form: element("composer"), area: element("field"), button: element("send"), list: element("commands") },
+      commandsOf(this),
+      {
+        send: (text) => this.send(text),
+        stop: () => this.stop(),
+        editLast: () => this.editLast(),
+      },
+    );
+    this.sidebar = new Sidebar(
+      {
+        bar: element("sidebar"),
+        list: element("conversations"),
+        main: element("main"),
+        shade: element("shade"),
+        toggles: document.querySelectorAll("[data-sidebar]"),
+      },
+      this,
+    );
     this.panel = new Panel(element("settings"), this);
   }
 
@@ -164,14 +191,21 @@ export class Page {
       this.composer.focus();
     }
     this.sidebar.draw();
-    toast(`Deleted “${title.length > 40 ? `${title.slice(0, 39)}…` : title}”.`, ["Undo", () => this.restore([conversation])]);
+    toast(`Deleted “${conversations.shortened(title, 40)}”.`, ["Undo", () => this.restore([conversation])]);
   }
 
   async removeAll() {
     const all = this.store.list();
     if (!all.length) return toast("There is no conversation to delete.");
     const title = `Delete ${all.length === 1 ? "the conversation" : `all ${all.length} conversations`}?`;
-    if (!(await confirmed(title, "They are only in this browser. Export them first if you may want them again.", "Delete all"))) return undefined;
+    if (
+      !(await confirmed(
+        title,
+        "They are only in this browser. Export them first if you may want them again.",
+        "Delete all",
+      ))
+    )
+      return undefined;
     for (const conversation of all) {
       this.answers.stop(conversation);
       this.store.remove(conversation.id);
@@ -293,7 +327,10 @@ export class Page {
     this.store.save(this.conversation);
     const held = document.activeElement?.getAttribute("aria-label");
     this.thread.draw();
-    this.thread.view(message).element.querySelector(`.pager [aria-label="${CSS.escape(held ?? "")}"]:enabled, .pager button:enabled`)?.focus();
+    this.thread
+      .view(message)
+      .element.querySelector(`.pager [aria-label="${CSS.escape(held ?? "")}"]:enabled, .pager button:enabled`)
+      ?.focus();
     this.draw();
   }
 
@@ -308,7 +345,11 @@ export class Page {
     } else this.sidebar.draw();
     const words = conversations.plainText(message.parts).slice(0, LONGEST_READ);
     const how = { done: "", stopped: "Stopped. ", failed: `${message.error} `, interrupted: "" }[message.state];
-    announce(conversation === this.conversation ? `${how}${words && `nanochat: ${words}`}` : `An answer is there in “${conversations.titleOf(conversation)}”.`);
+    announce(
+      conversation === this.conversation
+        ? `${how}${words && `nanochat: ${words}`}`
+        : `An answer is there in “${conversations.titleOf(conversation)}”.`,
+    );
     if (message.state === "failed") this.loadModels();
   }
 

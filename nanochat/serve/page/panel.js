@@ -13,11 +13,26 @@ export class Panel {
     this.fields = new Map(KNOBS.map((knob) => [knob.name, new Field(knob, page.settings)]));
     this.model = h("select", { id: "set-model", on: { change: () => page.settings.set("model", this.model.value) } });
     this.about = h("p", { class: "hint" });
-    this.system = h("textarea", { id: "set-system", rows: 3, placeholder: "Nothing", on: { change: () => page.settings.set("system", this.system.value) } });
+    this.system = h("textarea", {
+      id: "set-system",
+      rows: 3,
+      placeholder: "None",
+      "aria-describedby": "hint-system",
+      on: { change: () => page.settings.set("system", this.system.value) },
+    });
     this.kept = h("p", { class: "hint" });
-    this.file = h("input", { type: "file", accept: ".json,application/json", class: "unseen", tabindex: -1, "aria-label": "File of conversations",
-      on: { change: () => this.import() } });
-    dialog.replaceChildren(this.top(), h("div", { class: "panel-body" }, this.modelPart(), this.answerPart(), this.themePart(), this.dataPart()));
+    this.file = h("input", {
+      type: "file",
+      accept: ".json,application/json",
+      class: "unseen",
+      tabindex: -1,
+      "aria-label": "File of conversations",
+      on: { change: () => this.import() },
+    });
+    dialog.replaceChildren(
+      this.top(),
+      h("div", { class: "panel-body" }, this.modelPart(), this.answerPart(), this.themePart(), this.dataPart()),
+    );
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     page.settings.subscribe(() => this.show());
   }
@@ -37,37 +52,80 @@ export class Panel {
     if (document.activeElement !== this.system) this.system.value = values.system;
     for (const field of this.fields.values()) field.show(page.card()?.defaults);
     for (const radio of this.dialog.querySelectorAll('[name="theme"]')) radio.checked = radio.value === values.theme;
-    this.kept.textContent = `${counted(page.store.conversations.size, "conversation")} in this browser. They are sent nowhere but, as you chat, to this server.`;
+    const kept = counted(page.store.conversations.size, "conversation");
+    this.kept.textContent = `${kept} in this browser. They are sent nowhere but, as you chat, to this server.`;
   }
 
   top() {
-    return h("header", { class: "panel-top" }, h("h2", { id: "settings-title", text: "Settings" }),
-      iconButton("close", "Close the settings", () => this.dialog.close()));
+    return h(
+      "header",
+      { class: "panel-top" },
+      h("h2", { id: "settings-title", text: "Settings" }),
+      iconButton("close", "Close the settings", () => this.dialog.close()),
+    );
   }
 
   modelPart() {
-    return part("Model", h("label", { for: "set-model", class: "unseen", text: "Model" }), this.model, this.about,
-      h("label", { for: "set-system", text: "Told first" }),
-      h("p", { class: "hint", id: "hint-system", text: "Instructions that open every conversation; small models heed them little" }), this.system);
+    return part(
+      "Model",
+      h("label", { for: "set-model", class: "unseen", text: "Model" }),
+      this.model,
+      this.about,
+      h("label", { for: "set-system", text: "System message" }),
+      h("p", {
+        class: "hint",
+        id: "hint-system",
+        text: "Instructions that open every conversation; small models heed them little",
+      }),
+      this.system,
+    );
   }
 
   answerPart() {
-    const reset = h("button", { type: "button", class: "small", on: { click: () => this.page.settings.reset() } }, icon("again"), "Back to the server's own");
+    const reset = h(
+      "button",
+      { type: "button", class: "small", on: { click: () => this.page.settings.reset() } },
+      icon("again"),
+      "Back to the defaults",
+    );
     return part("Answers", ...[...this.fields.values()].map((field) => field.element), reset);
   }
 
   themePart() {
-    const choice = (theme) => h("label", {},
-      h("input", { type: "radio", name: "theme", value: theme, on: { change: () => this.page.settings.set("theme", theme) } }),
-      icon({ auto: "auto", light: "sun", dark: "moon" }[theme]), h("span", { text: theme[0].toUpperCase() + theme.slice(1) }));
-    return part("Colours", h("div", { class: "segments", role: "radiogroup", "aria-label": "Colours" }, ...THEMES.map(choice)));
+    const choice = (theme) =>
+      h(
+        "label",
+        {},
+        h("input", {
+          type: "radio",
+          name: "theme",
+          value: theme,
+          on: { change: () => this.page.settings.set("theme", theme) },
+        }),
+        icon({ auto: "auto", light: "sun", dark: "moon" }[theme]),
+        h("span", { text: theme[0].toUpperCase() + theme.slice(1) }),
+      );
+    return part(
+      "Appearance",
+      h("div", { class: "segments", role: "radiogroup", "aria-label": "Colours" }, ...THEMES.map(choice)),
+    );
   }
 
   dataPart() {
-    const button = (name, words, click, style = "small") => h("button", { type: "button", class: style, on: { click } }, icon(name), words);
-    return part("Conversations", this.kept, h("div", { class: "row wrap" },
-      button("down", "Export all", () => this.page.exportAll()), button("up", "Import", () => this.file.click()),
-      button("trash", "Delete all", () => this.page.removeAll(), "small danger")), this.file);
+    const button = (name, words, click, style = "small") =>
+      h("button", { type: "button", class: style, on: { click } }, icon(name), words);
+    return part(
+      "Conversations",
+      this.kept,
+      h(
+        "div",
+        { class: "row wrap" },
+        button("down", "Export all", () => this.page.exportAll()),
+        button("up", "Import", () => this.file.click()),
+        button("trash", "Delete all", () => this.page.removeAll(), "small danger"),
+      ),
+      this.file,
+    );
   }
 
   async import() {
@@ -84,12 +142,20 @@ function part(title, ...children) {
 
 function aboutModel(card) {
   if (!card) return "The server names no model.";
-  const facts = [card.description, card.parameters ? `${size(card.parameters)} parameters` : "", card.context ? `reads ${counted(card.context, "token")}` : ""];
+  const facts = [
+    card.description,
+    card.parameters ? `${size(card.parameters)} parameters` : "",
+    card.context ? `reads ${counted(card.context, "token")}` : "",
+  ];
   return facts.filter(Boolean).join(" · ");
 }
 
 function size(parameters) {
-  for (const [unit, letter] of [[1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
+  for (const [unit, letter] of [
+    [1e9, "B"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ]) {
     if (parameters >= unit) return `${Number((parameters / unit).toPrecision(3))} ${letter}`;
   }
   return String(parameters);
@@ -101,18 +167,39 @@ class Field {
     Object.assign(this, { knob, settings });
     const id = `set-${knob.name}`;
     const { least, most, step } = knob;
-    this.input = h("input", { id, type: "text", inputmode: knob.whole ? "numeric" : "decimal", autocomplete: "off", "aria-describedby": `hint-${knob.name}`,
-      on: { change: () => this.take(this.input.value) } });
-    this.slider = knob.slider ? h("input", { type: "range", min: least, max: most, step, "aria-label": `${knob.label}, slider`, on: { input: () => this.take(this.slider.value) } }) : null;
+    this.input = h("input", {
+      id,
+      type: "text",
+      inputmode: knob.whole ? "numeric" : "decimal",
+      autocomplete: "off",
+      "aria-describedby": `hint-${knob.name}`,
+      on: { change: () => this.take(this.input.value) },
+    });
+    this.slider = knob.slider
+      ? h("input", {
+          type: "range",
+          min: least,
+          max: most,
+          step,
+          "aria-label": `${knob.label}, slider`,
+          on: { input: () => this.take(this.slider.value) },
+        })
+      : null;
     this.wrong = h("p", { class: "wrong", role: "alert", hidden: true });
-    this.element = h("div", { class: "field" }, h("div", { class: "field-top" }, h("label", { for: id, text: knob.label }), this.input),
-      h("p", { class: "hint", id: `hint-${knob.name}`, text: knob.hint }), this.slider, this.wrong);
+    this.element = h(
+      "div",
+      { class: "field" },
+      h("div", { class: "field-top" }, h("label", { for: id, text: knob.label }), this.input),
+      h("p", { class: "hint", id: `hint-${knob.name}`, text: knob.hint }),
+      this.slider,
+      this.wrong,
+    );
   }
 
   show(defaults) {
     const value = this.settings.values[this.knob.name];
     const own = defaults?.[this.knob.name];
-    this.input.placeholder = typeof own === "number" ? `${own}` : this.knob.slider ? "server's" : "none";
+    this.input.placeholder = typeof own === "number" ? `${own}` : "default";
     if (!this.wrong.hidden && document.activeElement === this.input) return;
     this.input.value = value ?? "";
     if (this.slider) this.slider.value = value ?? own ?? middle(this.knob);

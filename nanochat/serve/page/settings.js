@@ -8,28 +8,69 @@ export const THEMES = ["auto", "light", "dark"];
 /** The knobs of sampling, in the order in which they are shown. `least` and `most` are allowed values. */
 export const KNOBS = [
   {
-    name: "temperature", command: "temperature", label: "Temperature", least: 0, most: 2, step: 0.05, slider: true,
+    name: "temperature",
+    command: "temperature",
+    label: "Temperature",
+    least: 0,
+    most: 2,
+    step: 0.05,
+    slider: true,
     hint: "How freely words are chosen; 0 takes the likeliest each time",
   },
-  { name: "top_k", command: "topk", label: "Top k", least: 1, most: 2 ** 31 - 1, whole: true, hint: "Choose among so many likeliest tokens" },
   {
-    name: "top_p", command: "topp", label: "Top p", least: 0.01, most: 1, step: 0.01, slider: true,
+    name: "top_k",
+    command: "topk",
+    label: "Top k",
+    least: 1,
+    most: 2 ** 31 - 1,
+    whole: true,
+    hint: "Choose among so many likeliest tokens",
+  },
+  {
+    name: "top_p",
+    command: "topp",
+    label: "Top p",
+    least: 0.01,
+    most: 1,
+    step: 0.01,
+    slider: true,
     hint: "Choose among the likeliest tokens that make up this share",
   },
   {
-    name: "min_p", command: "minp", label: "Min p", least: 0, most: 1, step: 0.01, slider: true,
+    name: "min_p",
+    command: "minp",
+    label: "Min p",
+    least: 0,
+    most: 1,
+    step: 0.01,
+    slider: true,
     hint: "No token less likely than this share of the likeliest",
   },
   {
-    name: "repetition_penalty", command: "penalty", label: "Repetition penalty", least: 1, most: 10, step: 0.05,
+    name: "repetition_penalty",
+    command: "penalty",
+    label: "Repetition penalty",
+    least: 1,
+    most: 10,
+    step: 0.05,
     hint: "Makes what was said less likely; 1 does nothing",
   },
   {
-    name: "max_tokens", command: "maxtokens", label: "Longest answer", least: 1, most: 2 ** 31 - 1, whole: true,
+    name: "max_tokens",
+    command: "maxtokens",
+    label: "Longest answer",
+    least: 1,
+    most: 2 ** 31 - 1,
+    whole: true,
     hint: "In tokens; empty: as far as the model reaches",
   },
   {
-    name: "seed", command: "seed", label: "Seed", least: 0, most: Number.MAX_SAFE_INTEGER, whole: true,
+    name: "seed",
+    command: "seed",
+    label: "Seed",
+    least: 0,
+    most: Number.MAX_SAFE_INTEGER,
+    whole: true,
     hint: "The same seed gives the same answer; empty: another each time",
   },
 ];
@@ -39,7 +80,8 @@ export function readKnob(knob, text) {
   const words = text.trim();
   if (words === "" || words === "default") return null;
   const value = /^[-+]?(\d+\.?\d*|\.\d+)$/.test(words) ? Number(words) : NaN;
-  if (Number.isFinite(value) && value >= knob.least && value <= knob.most && !(knob.whole && !Number.isInteger(value))) return value;
+  if (Number.isFinite(value) && value >= knob.least && value <= knob.most && !(knob.whole && !Number.isInteger(value)))
+    return value;
   const kind = knob.whole ? "a whole number" : "a number";
   const range = knob.most >= 2 ** 31 - 1 ? `of at least ${knob.least}` : `from ${knob.least} to ${knob.most}`;
   throw new Error(`${knob.label} needs ${kind} ${range}, or “default”; “${words.slice(0, 40)}” is not.`);
@@ -92,7 +134,13 @@ export class Settings {
 }
 
 function initial() {
-  return { theme: "auto", model: null, system: "", sidebar: true, ...Object.fromEntries(KNOBS.map(({ name }) => [name, null])) };
+  return {
+    theme: "auto",
+    model: null,
+    system: "",
+    sidebar: true,
+    ...Object.fromEntries(KNOBS.map(({ name }) => [name, null])),
+  };
 }
 
 function stored() {

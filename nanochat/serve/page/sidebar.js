@@ -5,7 +5,13 @@
 import { titleOf } from "./conversation.js";
 import { h, iconButton, narrow } from "./dom.js";
 
-const AGES = [["Today", 0], ["Yesterday", 1], ["This week", 7], ["This month", 31], ["Earlier", Infinity]];
+const AGES = [
+  ["Today", 0],
+  ["Yesterday", 1],
+  ["This week", 7],
+  ["This month", 31],
+  ["Earlier", Infinity],
+];
 const SWIPE = 60; // px of a finger's way to the side
 
 export class Sidebar {
@@ -45,7 +51,9 @@ export class Sidebar {
   }
 
   draw() {
-    const focused = this.bar.contains(document.activeElement) ? document.activeElement.closest("[data-id]")?.dataset.id : null;
+    const focused = this.bar.contains(document.activeElement)
+      ? document.activeElement.closest("[data-id]")?.dataset.id
+      : null;
     if (this.list.querySelector("input")) return; // a name is being written
     const groups = new Map();
     for (const conversation of this.page.store.list()) {
@@ -53,7 +61,11 @@ export class Sidebar {
       groups.set(age, [...(groups.get(age) ?? []), this.item(conversation)]);
     }
     const elements = [...groups].map(([age, items]) => h("section", {}, h("h3", { text: age }), h("ul", {}, ...items)));
-    this.list.replaceChildren(...(elements.length ? elements : [h("p", { class: "hint", text: "Conversations stay in this browser and appear here." })]));
+    this.list.replaceChildren(
+      ...(elements.length
+        ? elements
+        : [h("p", { class: "hint", text: "Conversations stay in this browser and appear here." })]),
+    );
     if (focused) this.list.querySelector(`[data-id="${focused}"] .title`)?.focus();
   }
 
@@ -62,12 +74,27 @@ export class Sidebar {
     const title = titleOf(conversation);
     const current = conversation.id === page.conversation?.id;
     const running = page.answers.isRunning(conversation);
-    return h("li", { "data-id": conversation.id, class: current ? "current" : null },
-      h("button", { type: "button", class: "title", "aria-current": current ? "true" : null, on: { click: () => this.choose(conversation) } },
-        running ? h("span", { class: "running", title: "Answering" }) : null, h("span", { text: title, dir: "auto" })),
-      h("span", { class: "tools" },
+    return h(
+      "li",
+      { "data-id": conversation.id, class: current ? "current" : null },
+      h(
+        "button",
+        {
+          type: "button",
+          class: "title",
+          "aria-current": current ? "true" : null,
+          on: { click: () => this.choose(conversation) },
+        },
+        running ? h("span", { class: "running", title: "Answering" }) : null,
+        h("span", { text: title, dir: "auto" }),
+      ),
+      h(
+        "span",
+        { class: "tools" },
         iconButton("pencil", `Rename “${title}”`, () => this.rename(conversation)),
-        iconButton("trash", `Delete “${title}”`, () => page.remove(conversation))));
+        iconButton("trash", `Delete “${title}”`, () => page.remove(conversation)),
+      ),
+    );
   }
 
   choose(conversation) {
@@ -79,7 +106,12 @@ export class Sidebar {
   rename(conversation) {
     const item = this.list.querySelector(`[data-id="${conversation.id}"]`);
     if (!item) return;
-    const input = h("input", { type: "text", value: titleOf(conversation), "aria-label": "Name of the conversation", maxlength: 200 });
+    const input = h("input", {
+      type: "text",
+      value: titleOf(conversation),
+      "aria-label": "Name of the conversation",
+      maxlength: 200,
+    });
     let over = false;
     const end = (keep, focus) => {
       if (over) return;
@@ -123,16 +155,24 @@ export class Sidebar {
   /** From the left edge to the right opens it, to the left closes it. */
   swipes() {
     let start = null;
-    addEventListener("touchstart", ({ touches: [touch] }) => {
-      const reaches = narrow() && (this.open || touch.clientX < 28);
-      start = reaches ? { x: touch.clientX, y: touch.clientY } : null;
-    }, { passive: true });
-    addEventListener("touchend", ({ changedTouches: [touch] }) => {
-      if (!start) return;
-      const [across, down] = [touch.clientX - start.x, Math.abs(touch.clientY - start.y)];
-      if (Math.abs(across) > SWIPE && Math.abs(across) > 2 * down) this.toggle(across > 0);
-      start = null;
-    }, { passive: true });
+    addEventListener(
+      "touchstart",
+      ({ touches: [touch] }) => {
+        const reaches = narrow() && (this.open || touch.clientX < 28);
+        start = reaches ? { x: touch.clientX, y: touch.clientY } : null;
+      },
+      { passive: true },
+    );
+    addEventListener(
+      "touchend",
+      ({ changedTouches: [touch] }) => {
+        if (!start) return;
+        const [across, down] = [touch.clientX - start.x, Math.abs(touch.clientY - start.y)];
+        if (Math.abs(across) > SWIPE && Math.abs(across) > 2 * down) this.toggle(across > 0);
+        start = null;
+      },
+      { passive: true },
+    );
   }
 }
 

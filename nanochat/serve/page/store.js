@@ -28,7 +28,9 @@ export class Store {
         if (key.startsWith(PREFIX)) this.read(key.slice(PREFIX.length), localStorage.getItem(key));
       }
     } catch {
-      this.failed("This browser keeps no conversations: its storage is closed to the page. They last until the tab is closed.");
+      this.failed(
+        "This browser keeps no conversations: its storage is closed to the page. They last until the tab is closed.",
+      );
     }
   }
 
@@ -83,7 +85,11 @@ export class Store {
 
   /** Saves within half a second: for an answer that is coming. */
   saveSoon(conversation) {
-    if (!this.timers.has(conversation.id)) this.timers.set(conversation.id, setTimeout(() => this.save(conversation), SOON));
+    if (!this.timers.has(conversation.id))
+      this.timers.set(
+        conversation.id,
+        setTimeout(() => this.save(conversation), SOON),
+      );
   }
 
   /** Deleted by another tab before its event came. */

@@ -45,8 +45,16 @@ export async function models() {
 /** The pieces of an answer; ends when it is whole. Aborting the signal ends it with an AbortError. */
 export async function* answer(body, signal) {
   const response = await request("v1/chat/completions", {
-    method: "POST", headers: headers(), signal,
-    body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true }, tool_display: "separate", truncation: "auto" }),
+    method: "POST",
+    headers: headers(),
+    signal,
+    body: JSON.stringify({
+      ...body,
+      stream: true,
+      stream_options: { include_usage: true },
+      tool_display: "separate",
+      truncation: "auto",
+    }),
   });
   let finished = false;
   for await (const data of events(response)) {
@@ -81,13 +89,14 @@ async function request(address, options) {
 
 /** The data of each server-sent event: lines that begin with "data:", up to a blank one. */
 async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body.getReader(); // not through a TextDecoderStream: an error would take what waits in it
+  const decoder = new TextDecoder();
   let [rest, data] = ["", []];
   try {
     for (;;) {
       const { done, value } = await read(reader);
       if (done) break;
-      const lines = (rest + value).split(/\r\n|\n|\r(?!$)/);
+      const lines = (rest + decoder.decode(value, { stream: true })).split(/\r\n|\n|\r(?!$)/);
       rest = lines.pop();
       for (const line of lines) {
         if (line === "" && data.length) yield data.splice(0).join("\n");

@@ -1,4 +1,4 @@
-// Light or dark before the first paint, from what was chosen earlier; a plain script since a module would come too late.
+// Light or dark before the first paint, from what was chosen earlier; a plain script, as a module comes too late.
 // Promises: without a choice, or without storage, the system's preference decides. Not here: the switch (panel.js).
 
 (() => {

@@ -3,7 +3,7 @@
 // until the reader returns; what a command says stands below and is not kept. Not here: a single message (message.js).
 
 import { path } from "./conversation.js";
-import { h } from "./dom.js";
+import { announce, h } from "./dom.js";
 import { MessageView } from "./message.js";
 
 const NEAR = 32; // px from the end that still count as the end
@@ -59,8 +59,15 @@ export class Thread {
   /** Says something below the messages; gone with the next thing that is sent. */
   say(lines) {
     this.hush();
-    this.list.append(h("div", { class: "said", role: "status" }, ...lines.map((line) => (typeof line === "string" ? h("p", { text: line }) : line))));
+    const said = h(
+      "div",
+      { class: "said" },
+      ...lines.map((line) => (typeof line === "string" ? h("p", { text: line }) : line)),
+    );
+    this.list.append(said);
     this.toEnd();
+    said.scrollIntoView({ block: said.offsetHeight > this.scroller.clientHeight ? "start" : "end" });
+    announce(said.innerText);
   }
 
   hush() {

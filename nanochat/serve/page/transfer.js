@@ -13,7 +13,12 @@ export function asMarkdown(conversation) {
 }
 
 export function asJson(conversations) {
-  const file = { format: FORMAT, version: 1, exported: new Date().toISOString(), conversations: conversations.map(toJson) };
+  const file = {
+    format: FORMAT,
+    version: 1,
+    exported: new Date().toISOString(),
+    conversations: conversations.map(toJson),
+  };
   return JSON.stringify(file, null, 1);
 }
 
@@ -30,7 +35,8 @@ export function fromFile(text) {
   }
   if (file.version !== 1) throw new Error(`The file is of version ${file.version}; this page reads version 1.`);
   const conversations = file.conversations.map(fromJson);
-  if (conversations.includes(null)) throw new Error(`Conversation ${conversations.indexOf(null) + 1} of the file is broken: nothing was imported.`);
+  if (conversations.includes(null))
+    throw new Error(`Conversation ${conversations.indexOf(null) + 1} of the file is broken: nothing was imported.`);
   return conversations;
 }
 
@@ -45,6 +51,10 @@ export function download(name, text, type) {
 }
 
 export function fileName(conversation, ending) {
-  const words = titleOf(conversation).toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "").slice(0, 60);
+  const words = titleOf(conversation)
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N}]+/gu, "-")
+    .replace(/^-+|-+$/g, "")
+    .slice(0, 60);
   return `${words || "conversation"}.${ending}`;
 }
