@@ -4,7 +4,10 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element. `on` holds listeners, `text` its text; null and false leave an attribute out, true sets it empty. */
+/**
+ * An element. `on` holds listeners, `text` its text; null and false leave an attribute out, true sets it empty. Children
+ * may be arrays: a hundred thousand of them are too many arguments for a call.
+ */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -14,7 +17,7 @@ export function h(tag, attributes = {}, ...children) {
       element.setAttribute(name, value === true ? "" : value);
     }
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  for (const child of children.flat()) if (child !== null && child !== undefined) element.append(child);
   return element;
 }
 

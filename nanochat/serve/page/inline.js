@@ -170,6 +170,7 @@ class Inline {
       type: "run",
       char,
       count,
+      length: count, // as it was written; `count` is what is left of it
       opens: left && (!inWord || PUNCTUATION.test(before)),
       closes: right && (!inWord || PUNCTUATION.test(after)),
     };
@@ -185,7 +186,7 @@ class Inline {
 
   close(run) {
     while (run.count > 0) {
-      const kind = run.char + (run.opens ? "both" : "") + (run.count % 3);
+      const kind = run.char + (run.opens ? "both" : "") + (run.length % 3);
       let index = this.openers.length - 1;
       const bottom = this.bottoms.get(kind) ?? 0;
       while (index >= bottom && !fits(this.openers[index].run, run)) index--;
@@ -209,7 +210,7 @@ class Inline {
     if (!opener.count) this.out.pop();
     const depth = children.reduce((deepest, node) => Math.max(deepest, (node.depth ?? 0) + 1), 1);
     const type = run.char === "~" ? "del" : used === 2 ? "strong" : "em";
-    if (depth > DEEPEST) this.out.push(...children);
+    if (depth > DEEPEST) this.out = this.out.concat(children);
     else this.out.push({ type, depth, children: merged(children) });
   }
 }
@@ -217,7 +218,7 @@ class Inline {
 function fits(opener, closer) {
   if (opener.char !== closer.char) return false;
   const either = opener.closes || closer.opens; // CommonMark's rule of three
-  return !either || (opener.count + closer.count) % 3 !== 0 || (opener.count % 3 === 0 && closer.count % 3 === 0);
+  return !either || (opener.length + closer.length) % 3 !== 0 || (opener.length % 3 === 0 && closer.length % 3 === 0);
 }
 
 /** A run that turned out to be no emphasis is the characters that it is made of. */

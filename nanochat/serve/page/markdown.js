@@ -44,7 +44,7 @@ export class Markdown {
     if (this.grow(blocks)) return;
     const elements = blocks.map((block) => this.block(block));
     for (const element of this.open) element.remove();
-    this.element.append(...elements);
+    for (const element of elements) this.element.append(element);
     this.open = elements.slice(settled);
     if (settled) this.from += offsetOfLine(tail, blocks[settled].line);
     const last = blocks.at(-1);
@@ -74,19 +74,19 @@ export class Markdown {
   block(block) {
     switch (block.type) {
       case "heading":
-        return h(`h${Math.min(block.level + 2, 6)}`, {}, ...this.inline(block.text)); // h2 names the speaker
+        return h(`h${Math.min(block.level + 2, 6)}`, {}, this.inline(block.text)); // h2 names the speaker
       case "rule":
         return h("hr");
       case "code":
         return codeBlock(block.language, this.words(block.text));
       case "quote":
-        return h("blockquote", {}, ...block.blocks.map((inner) => this.block(inner)));
+        return h("blockquote", {}, block.blocks.map((inner) => this.block(inner)));
       case "list":
         return this.list(block);
       case "table":
         return this.table(block);
       default:
-        return h("p", {}, ...this.inline(block.text));
+        return h("p", {}, this.inline(block.text));
     }
   }
 
@@ -96,20 +96,20 @@ export class Markdown {
       const inner = blocks.flatMap((block) =>
         block.type === "paragraph" && !loose ? this.inline(block.text) : [this.block(block)],
       );
-      return h("li", {}, ...inner);
+      return h("li", {}, inner);
     };
-    return h(ordered ? "ol" : "ul", attributes, ...items.map(item));
+    return h(ordered ? "ol" : "ul", attributes, items.map(item));
   }
 
   table({ head, align, rows }) {
     const cell = (tag, text, index) =>
-      h(tag, { class: `to-${align[index]}`, ...(tag === "th" ? { scope: "col" } : {}) }, ...this.inline(text));
-    const body = rows.map((row) => h("tr", {}, ...row.map((text, index) => cell("td", text, index))));
-    const top = h("thead", {}, h("tr", {}, ...head.map((text, index) => cell("th", text, index))));
+      h(tag, { class: `to-${align[index]}`, ...(tag === "th" ? { scope: "col" } : {}) }, this.inline(text));
+    const body = rows.map((row) => h("tr", {}, row.map((text, index) => cell("td", text, index))));
+    const top = h("thead", {}, h("tr", {}, head.map((text, index) => cell("th", text, index))));
     return h(
       "div",
       { class: "table", tabindex: 0, role: "region", "aria-label": "Table" },
-      h("table", {}, top, ...(body.length ? [h("tbody", {}, ...body)] : [])),
+      h("table", {}, top, ...(body.length ? [h("tbody", {}, body)] : [])),
     );
   }
 
@@ -135,7 +135,7 @@ export class Markdown {
       case "image":
         return image(this.words(node.text), node.url);
       default:
-        return h(node.type, {}, ...node.children.map((child) => this.node(child)));
+        return h(node.type, {}, node.children.map((child) => this.node(child)));
     }
   }
 
@@ -185,7 +185,7 @@ function codeBlock(language, text) {
 
 /** The words and, where they are others, the address: nobody has to trust the words. */
 function link(url, children) {
-  const anchor = h("a", { href: url.href, target: "_blank", rel: "noopener noreferrer" }, ...children);
+  const anchor = h("a", { href: url.href, target: "_blank", rel: "noopener noreferrer" }, children);
   if (!children.length) anchor.textContent = url.href;
   if (anchor.textContent === url.href || `${anchor.textContent}/` === url.href) return anchor;
   return h("span", {}, anchor, " ", h("span", { class: "address", text: url.href }));

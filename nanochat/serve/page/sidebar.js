@@ -125,8 +125,9 @@ export class Sidebar {
     };
     input.addEventListener("keydown", (event) => {
       event.stopPropagation();
-      if (event.key === "Enter" && !event.isComposing) end(true, true);
-      if (event.key === "Escape") end(false, true);
+      if (!["Enter", "Escape"].includes(event.key) || event.isComposing) return;
+      event.preventDefault(); // or Enter presses the button that takes the focus
+      end(event.key === "Enter", true);
     });
     input.addEventListener("blur", () => end(true, false));
     item.classList.add("renaming");
