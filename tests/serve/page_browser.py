@@ -14,7 +14,7 @@ import pytest
 
 from tests.serve.page_stub import page_stub
 
-DESKTOP, PHONE = {"width": 1280, "height": 820}, {"width": 390, "height": 844}
+SCREEN = {"width": 1280, "height": 820}
 PATIENCE = 15  # s
 
 
@@ -114,7 +114,7 @@ def open_chat(chromium, stub, shots):
 
     def opened(beside=None, fragment="", **settings):
         if beside is None:
-            contexts.append(chromium.new_context(**{"viewport": DESKTOP, **settings}))
+            contexts.append(chromium.new_context(**{"viewport": SCREEN, **settings}))
         context = beside.page.context if beside else contexts[-1]
         context.set_default_timeout(PATIENCE * 1000)
         chats.append(Chat(context.new_page(), stub, shots))
