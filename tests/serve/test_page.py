@@ -34,7 +34,7 @@ def test_an_answer_is_shown_as_it_comes(chat, stub):
     stub.go_on.set()
     chat.page.wait_for_selector(".message:not(.streaming) strong:text('first')")
     assert chat.page.get_attribute(".message.assistant", "aria-busy") == "false"
-    chat.until("document.getElementById('announcer').textContent === 'nanochat: The **first** half.'")
+    chat.until("document.getElementById('announcer').textContent === 'nanochat: The first half.'")
 
 
 @pytest.mark.parametrize("stop", ["Escape", "button", "command"])

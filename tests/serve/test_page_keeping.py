@@ -127,7 +127,7 @@ def test_a_key_is_asked_for_and_lives_as_long_as_the_tab(chat, stub):
     chat.refusals_are_meant = True
     stub.key = "sesame"
     chat.page.reload()
-    chat.page.wait_for_selector("#key-dialog :text('The server wants a key.')")
+    chat.page.wait_for_selector("#key-dialog :text('A key is needed') ~ :text('The server wants a key.')")
     chat.press("Escape")
     chat.page.wait_for_selector("#model-name:text('needs a key')")
     chat.type("Hello")

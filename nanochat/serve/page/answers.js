@@ -36,7 +36,7 @@ export class Answers {
       if (message.state === "failed") message.error = error.message;
     }
     clearInterval(alive);
-    this.running.delete(conversation.id);
+    if (this.running.get(conversation.id)?.message === message) this.running.delete(conversation.id);
     conversations.touch(conversation, message);
     delete message.waitUntil;
     const deleted = this.store.conversations.get(conversation.id) !== conversation;

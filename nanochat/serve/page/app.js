@@ -48,7 +48,7 @@ function key(event) {
     !event.altKey &&
     typesNowhere()
   ) {
-    page.composer.focus(); // and the letter goes there
+    page.composer.focus(true); // and the letter goes there
   }
 }
 
@@ -76,7 +76,7 @@ element("open-settings").addEventListener("click", () => page.openSettings());
 element("model").addEventListener("click", () => page.openSettings());
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address names the conversation
-  page.composer.focus();
+  page.composer.focus(true);
 });
 document.addEventListener("keydown", key);
 addEventListener("popstate", () => page.openAddressed());

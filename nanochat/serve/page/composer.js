@@ -2,7 +2,7 @@
 // Promises: what is typed is never lost but by sending it, and each conversation keeps its own; a key that an input
 // method composes with does nothing here; the list is a listbox to screen readers. Not here: what becomes of the text.
 
-import { h } from "./dom.js";
+import { announce, counted, h } from "./dom.js";
 
 const DRAFT = "nanochat.draft.";
 
@@ -29,7 +29,7 @@ export class Composer {
     this.form.addEventListener("pointerdown", (event) => {
       if (event.target !== this.form) return;
       event.preventDefault();
-      this.focus();
+      this.focus(true);
     });
   }
 
@@ -44,8 +44,9 @@ export class Composer {
     this.changed();
   }
 
-  focus() {
-    this.area.focus({ preventScroll: true });
+  /** Not where a finger types, unless it must be: the keyboard would cover what is there to be read. */
+  focus(always = false) {
+    if (always || !matchMedia("(pointer: coarse)").matches) this.area.focus({ preventScroll: true });
   }
 
   /** An answer comes or has ended: the button stops it, or sends. */
@@ -103,8 +104,8 @@ export class Composer {
     this.shown = typed === undefined ? [] : this.commands.filter(({ name }) => name.startsWith(typed));
     if (!this.shown.length) return this.hide();
     this.list.replaceChildren(...this.shown.map((command, index) => this.option(command, index)));
+    if (this.list.hidden) announce(`${counted(this.shown.length, "command")}, with the arrow keys`);
     this.list.hidden = false;
-    this.area.setAttribute("aria-expanded", "true");
     this.mark(0);
   }
 
@@ -144,7 +145,6 @@ export class Composer {
   hide() {
     this.list.hidden = true;
     this.at = -1;
-    this.area.setAttribute("aria-expanded", "false");
     this.area.removeAttribute("aria-activedescendant");
   }
 }

@@ -7,7 +7,7 @@ import { newId } from "./dom.js";
 
 const ID = /^[a-z0-9-]{1,64}$/i;
 const STATES = ["done", "streaming", "stopped", "failed", "interrupted"];
-const ABANDONED = 10_000; // ms without a word, after which a streaming answer's tab is taken to be gone
+export const ABANDONED = 10_000; // ms without a word, after which a streaming answer's tab is taken to be gone
 const LONGEST_TITLE = 80;
 
 export function create() {

@@ -29,6 +29,7 @@ export class Markdown {
     this.source = "";
     this.from = 0; // where in the source the blocks begin that may still change
     this.open = []; // their elements
+    this.first = null; // the level of the first heading, once it cannot change
     this.code = null; // a block of code at the end, which only grows: its text node, its language
   }
 
@@ -42,6 +43,9 @@ export class Markdown {
     const blocks = parseBlocks(tail);
     const settled = this.settled(blocks, tail);
     if (this.grow(blocks)) return;
+    const level = (some) => some.find(({ type }) => type === "heading")?.level ?? null;
+    this.level = this.first ?? level(blocks) ?? 1;
+    this.first ??= level(blocks.slice(0, settled));
     const elements = blocks.map((block) => this.block(block));
     for (const element of this.open) element.remove();
     for (const element of elements) this.element.append(element);
@@ -74,13 +78,17 @@ export class Markdown {
   block(block) {
     switch (block.type) {
       case "heading":
-        return h(`h${Math.min(block.level + 2, 6)}`, {}, this.inline(block.text)); // h2 names the speaker
+        return h(`h${this.heading(block.level)}`, {}, this.inline(block.text));
       case "rule":
         return h("hr");
       case "code":
         return codeBlock(block.language, this.words(block.text));
       case "quote":
-        return h("blockquote", {}, block.blocks.map((inner) => this.block(inner)));
+        return h(
+          "blockquote",
+          {},
+          block.blocks.map((inner) => this.block(inner)),
+        );
       case "list":
         return this.list(block);
       case "table":
@@ -88,6 +96,11 @@ export class Markdown {
       default:
         return h("p", {}, this.inline(block.text));
     }
+  }
+
+  /** The speaker is an h2, so an answer's first heading is an h3, whatever the model began with. */
+  heading(level) {
+    return Math.min(Math.max(level - this.level, 0) + 3, 6);
   }
 
   list({ ordered, start, loose, items }) {
@@ -104,8 +117,22 @@ export class Markdown {
   table({ head, align, rows }) {
     const cell = (tag, text, index) =>
       h(tag, { class: `to-${align[index]}`, ...(tag === "th" ? { scope: "col" } : {}) }, this.inline(text));
-    const body = rows.map((row) => h("tr", {}, row.map((text, index) => cell("td", text, index))));
-    const top = h("thead", {}, h("tr", {}, head.map((text, index) => cell("th", text, index))));
+    const body = rows.map((row) =>
+      h(
+        "tr",
+        {},
+        row.map((text, index) => cell("td", text, index)),
+      ),
+    );
+    const top = h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        head.map((text, index) => cell("th", text, index)),
+      ),
+    );
     return h(
       "div",
       { class: "table", tabindex: 0, role: "region", "aria-label": "Table" },
@@ -135,7 +162,11 @@ export class Markdown {
       case "image":
         return image(this.words(node.text), node.url);
       default:
-        return h(node.type, {}, node.children.map((child) => this.node(child)));
+        return h(
+          node.type,
+          {},
+          node.children.map((child) => this.node(child)),
+        );
     }
   }
 

@@ -2,7 +2,7 @@
 // Promises: a question is shown as it was written, an answer as Markdown; a streaming answer is drawn at most once a
 // frame; the same object is kept while its message grows. Not here: the list of them (thread.js), what the buttons do.
 
-import { abandoned, plainText, versions } from "./conversation.js";
+import { ABANDONED, abandoned, plainText, versions } from "./conversation.js";
 import { copyButton, counted, duration, h, icon, iconButton, unseen } from "./dom.js";
 import { Markdown } from "./markdown.js";
 
@@ -41,6 +41,7 @@ export class MessageView {
     if (message.role === "user") this.body.textContent = plainText(message.parts);
     else this.body.show(message.parts);
     const streaming = message.state === "streaming" && (this.actions.owns(message) || !abandoned(message));
+    if (streaming && !this.actions.owns(message)) setTimeout(() => this.draw(), ABANDONED + 1000); // its tab may be gone
     this.element.classList.toggle("streaming", streaming);
     this.element.setAttribute("aria-busy", streaming);
     const key = JSON.stringify([

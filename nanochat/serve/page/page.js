@@ -299,6 +299,7 @@ export class Page {
     const { conversation } = this;
     if (this.answers.isRunning(conversation)) return;
     const question = conversation.messages.get(message.parent);
+    if (!question) return; // of a file in which it is missing
     if (!message.parts.length) conversations.drop(conversation, message);
     this.answer(question);
     this.composer.focus();
@@ -312,8 +313,10 @@ export class Page {
   }
 
   edit(message) {
-    if (this.answers.isRunning(this.conversation)) this.stop();
-    this.thread.view(message).edit((text) => this.ask(message.parent, text));
+    this.thread.view(message).edit((text) => {
+      this.stop();
+      this.ask(message.parent, text);
+    });
   }
 
   editLast() {
@@ -343,7 +346,7 @@ export class Page {
       this.thread.draw();
       this.draw();
     } else this.sidebar.draw();
-    const words = conversations.plainText(message.parts).slice(0, LONGEST_READ);
+    const words = (this.thread.view(message)?.body.element.innerText ?? "").slice(0, LONGEST_READ);
     const how = { done: "", stopped: "Stopped. ", failed: `${message.error} `, interrupted: "" }[message.state];
     announce(
       conversation === this.conversation

@@ -5,6 +5,8 @@
 import { counted, h, icon, iconButton } from "./dom.js";
 import { KNOBS, readKnob, THEMES } from "./settings.js";
 
+const ROOM = 5_000_000; // characters that browsers let a site keep, about
+
 export class Panel {
   /** `page` is app.js's: settings, models, modelName, exportAll, importFile, removeAll. */
   constructor(dialog, page) {
@@ -53,7 +55,8 @@ export class Panel {
     for (const field of this.fields.values()) field.show(page.card()?.defaults);
     for (const radio of this.dialog.querySelectorAll('[name="theme"]')) radio.checked = radio.value === values.theme;
     const kept = counted(page.store.conversations.size, "conversation");
-    this.kept.textContent = `${kept} in this browser. They are sent nowhere but, as you chat, to this server.`;
+    const share = Math.round((100 * page.store.characters()) / ROOM);
+    this.kept.textContent = `${kept} in this browser, ${share} % of its room. They are sent nowhere but, as you chat, to this server.`;
   }
 
   top() {

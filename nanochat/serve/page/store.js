@@ -39,6 +39,11 @@ export class Store {
     return [...this.conversations.values()].sort((a, b) => b.updated - a.updated);
   }
 
+  /** How much is kept. */
+  characters() {
+    return [...this.stored.values()].reduce((sum, text) => sum + text.length, 0);
+  }
+
   /** Takes over the stored text of a conversation. False where it is none. */
   read(id, text) {
     const theirs = parsed(text);
@@ -83,8 +88,9 @@ export class Store {
     }
   }
 
-  /** Saves within half a second: for an answer that is coming. */
+  /** Saves within half a second: for an answer that is coming. What was deleted meanwhile stays deleted. */
   saveSoon(conversation) {
+    if (this.conversations.get(conversation.id) !== conversation) return;
     if (!this.timers.has(conversation.id))
       this.timers.set(
         conversation.id,
