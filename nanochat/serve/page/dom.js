@@ -5,8 +5,8 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * An element. `on` holds listeners, `text` its text; null and false leave an attribute out, true sets it empty. Children
- * may be arrays: a hundred thousand of them are too many arguments for a call.
+ * An element. `on` holds listeners, `text` its text; null and false leave an attribute out, true sets it empty.
+ * Children may be arrays: a hundred thousand of them are too many arguments for a call.
  */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);

@@ -41,7 +41,7 @@ export class MessageView {
     if (message.role === "user") this.body.textContent = plainText(message.parts);
     else this.body.show(message.parts);
     const streaming = message.state === "streaming" && (this.actions.owns(message) || !abandoned(message));
-    if (streaming && !this.actions.owns(message)) setTimeout(() => this.draw(), ABANDONED + 1000); // its tab may be gone
+    if (streaming && !this.actions.owns(message)) setTimeout(() => this.draw(), ABANDONED + 1000); // is its tab gone?
     this.element.classList.toggle("streaming", streaming);
     this.element.setAttribute("aria-busy", streaming);
     const key = JSON.stringify([
@@ -79,7 +79,7 @@ export class MessageView {
       const turns = message.forgotten === 1 ? "turn was" : "turns were";
       notes.push(
         h("p", {
-          class: "note",
+          class: "note forgotten",
           text: `The conversation is longer than the model reads: its first ${message.forgotten} ${turns} left out.`,
         }),
       );
