@@ -43,8 +43,9 @@ class Stub:
     gone: threading.Event = dataclasses.field(default_factory=threading.Event)  # a client left before the end
 
     def say(self, question: str, *steps: Step) -> str:
-        """The answer to a question: text; ("12*34", "408") for the calculator; {"pause": True}, {"cut": True},
-        {"finish": "length"}, {"error": words}, or further fields of the last chunk."""
+        """The answer to a question: text; ("12*34", "408") for the calculator; {"pause": True}, {"cut": True}
+        (the connection), {"leave": True} (an end without a reason), {"finish": "length"}, {"error": words}, or further
+        fields of the usage."""
         self.answers[question] = list(steps)
         return question
 
@@ -119,6 +120,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.pause()
             elif step.get("cut"):
                 self.close_connection = True
+                return
+            elif step.get("leave"):
+                self.chunk(b"")
                 return
             elif "error" in step:
                 self.event({"error": {"message": step["error"]}})

@@ -67,6 +67,12 @@ def test_a_connection_that_breaks_keeps_what_had_come_and_can_be_tried_again(cha
     assert chat.answer() == "This is the **part"
 
 
+def test_an_answer_without_an_end_is_no_short_answer(chat, stub):
+    chat.type(stub.say("Ask", "This seems whole", {"leave": True}))
+    chat.page.wait_for_selector(".trouble :text('The connection broke off before the answer was whole.')")
+    assert chat.answer() == "This seems whole"
+
+
 @pytest.mark.parametrize(
     ("status", "message", "said"),
     [
@@ -182,6 +188,17 @@ def test_a_tab_writes_over_nothing_that_it_has_not_heard_of_yet(chat):
     assert "theirs" in [message["id"] for message in conversation["messages"]]
 
 
+def test_what_was_deleted_before_this_tab_heard_of_it_does_not_come_back_by_itself(chat):
+    chat.ask("Hello")
+    chat.page.evaluate("Object.keys(localStorage).forEach((key) => localStorage.removeItem(key))")
+    chat.type("Still there?")
+    chat.page.wait_for_selector(".toast :text('This conversation was deleted in another tab.')")
+    assert stored(chat) == []
+    chat.button("Undo").click()
+    assert chat.texts(".bubble") == ["Hello", "Still there?"], "what was just written is not lost"
+    assert len(stored(chat)) == 1
+
+
 def test_a_conversation_is_renamed_deleted_and_had_back(chat):
     chat.ask("First")
     chat.press("Control+k")
@@ -274,7 +291,7 @@ def test_a_file_that_is_none_of_ours_is_refused(chat, tmp_path, text, said):
     assert stored(chat) == []
 
 
-def test_a_circle_of_messages_in_a_file_is_shown_once(chat, tmp_path):
+def test_messages_of_a_file_that_hang_on_nothing_are_not_shown(chat, tmp_path):
     messages = [{"id": name, "parent": parent, "role": "user", "parts": []} for name, parent in (("a", ""), ("b", "a"), ("c", "c"))]
     file = {"format": "nanochat conversations", "version": 1, "conversations": [{"id": "x", "messages": messages, "chosen": {"": "b", "b": "a"}}]}
     (tmp_path / "file.json").write_text(json.dumps(file), encoding="utf-8")

@@ -94,7 +94,9 @@ def test_of_hostile_text_nothing_is_live(renderer, text):
 def test_a_text_that_comes_in_pieces_ends_up_as_the_same_text_at_once(renderer, text, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert renderer.evaluate(SHOW, [pieces, True]) == renderer.evaluate(SHOW, [[text], True])
+    at_once = renderer.evaluate(SHOW, [[text], True])
+    assert renderer.evaluate(SHOW, [pieces, True]) == at_once
+    assert renderer.evaluate(SHOW, [list(text), True]) == at_once
 
 
 @TOLERANT
@@ -148,6 +150,21 @@ def test_the_same_as_a_peer(renderer, text):
 def test_emphasis_is_where_a_peer_has_it(renderer, text):
     text = "x" + text + "x"  # a paragraph
     assert plain(renderer.evaluate(SHOW, [[text], False])) == peer(text)
+
+
+def test_what_is_shown_of_a_growing_answer_is_not_made_again(renderer):
+    """Of 300 paragraphs, one piece each; a block of code of 300 lines, one piece each."""
+    renderer.evaluate(
+        "() => { window.made = 0; const create = Document.prototype.createElement;"
+        "Document.prototype.createElement = function (...all) { made++; return create.apply(this, all); }; }"
+    )
+    renderer.evaluate(SHOW, [["Some words.\n\n"] * 300, True])
+    paragraphs = renderer.evaluate("made")
+    renderer.evaluate(SHOW, [["```\n", *["a line of code\n"] * 300], True])
+    code = renderer.evaluate("made") - paragraphs
+    renderer.reload()
+    assert 300 <= paragraphs <= 5 * 300, "all of them with every piece are 45,000"
+    assert code < 50
 
 
 @pytest.mark.parametrize("piece", ["*a ", "**a", "[", "![", "[a](", "`", "`` ` ", "> ", "- ", "_a_ ", "https://[", "(((", "~~a", "|a", "<http://", "\\", "*_", "a\n", "\n", "- a\n\n\n", "#"])

@@ -52,26 +52,17 @@ function childrenOf(conversation, parent) {
 
 /** The messages that are shown, first to last. */
 export function path(conversation) {
-  const children = Map.groupBy
-    ? Map.groupBy(conversation.messages.values(), (message) => message.parent)
-    : grouped(conversation);
-  const shown = [];
-  for (let parent = ""; children.has(parent);) {
-    const here = children.get(parent);
-    const message = here.find(({ id }) => id === conversation.chosen.get(parent)) ?? here.at(-1);
-    children.delete(parent); // no circle in a file leads round and round
-    shown.push(message);
-    parent = message.id;
-  }
-  return shown;
-}
-
-function grouped(conversation) {
   const children = new Map();
   for (const message of conversation.messages.values()) {
-    children.set(message.parent, [...(children.get(message.parent) ?? []), message]);
+    if (!children.has(message.parent)) children.set(message.parent, []);
+    children.get(message.parent).push(message);
   }
-  return children;
+  const shown = [];
+  for (let parent = ""; children.has(parent); parent = shown.at(-1).id) {
+    const here = children.get(parent);
+    shown.push(here.find(({ id }) => id === conversation.chosen.get(parent)) ?? here.at(-1));
+  }
+  return shown;
 }
 
 export function titleOf(conversation) {

@@ -160,13 +160,13 @@ export class Page {
 
   changedElsewhere(id) {
     if (id !== this.conversation?.id) return this.sidebar.draw();
-    const conversation = this.store.conversations.get(id);
-    if (conversation) {
+    if (this.store.conversations.has(id)) {
       this.thread.draw();
       this.draw();
     } else {
-      this.answers.stop(this.conversation);
-      toast("This conversation was deleted in another tab.");
+      const { conversation } = this;
+      this.answers.stop(conversation);
+      toast("This conversation was deleted in another tab.", ["Undo", () => this.restore([conversation])]);
       history.replaceState(null, "", "#");
       this.show(conversations.create());
     }
