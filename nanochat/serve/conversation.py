@@ -25,7 +25,7 @@ from nanochat.tools.calculator import evaluate
 LEAST_ANSWER = 1 / 4  # of the context: room that old turns must leave for the next answer
 LONGEST_CALL = 200  # characters: the calculator reads no more
 MOST_LOOKED_AT = 256  # places of one answer that may be a call: bounds the time
-RESULT = re.compile(r" = ([^\]\n]{1,40})\](?: |\Z)")  # how a call ends as it is shown; at the very end without a blank
+RESULT = re.compile(rf" = (-?[\d.]{{1,40}}|{FAILED})\](?: |\Z)")  # how a call is shown; at the very end without a blank
 PRECEDING = ("system", "developer")
 Piece = str | ToolPart
 
@@ -50,10 +50,8 @@ class _Said:
         """As the chat template takes it."""
         if self.role != "assistant":
             return {"role": self.role, "content": "\n\n".join(map(str, self.pieces))}
-        parts = [
-            part for piece in self.pieces for part in (parts_of(piece) if isinstance(piece, str) else _call(piece))
-        ]
-        return {"role": self.role, "content": parts}
+        parts = (parts_of(piece) if isinstance(piece, str) else _call(piece) for piece in self.pieces)
+        return {"role": self.role, "content": [part for some in parts for part in some]}
 
     @property
     def size(self) -> int:

@@ -36,9 +36,13 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Retry-After in whole seconds, at least one (RFC 9110, section 10.2.3)."""
+        """Beside the body; Retry-After is in whole seconds (RFC 9110, section 10.2.3)."""
         headers = {"retry-after": str(max(1, round(self.retry_after)))} if self.retry_after else {}
-        return headers | ({"www-authenticate": "Bearer"} if self.status == HTTPStatus.UNAUTHORIZED else {})
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            headers["www-authenticate"] = "Bearer"
+        if self.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+            headers["connection"] = "close"  # the rest of the body would be taken for the next request
+        return headers
 
     def response(self) -> Response:
         return json_response(self.body, self.status, self.headers)
@@ -74,7 +78,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _not_valid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    problem = error.errors()[0]
+    problem = _telling(error.errors())
     sent = request.headers.get("content-type", "")
     if request.method == "POST" and sent.partition(";")[0].strip().lower() != "application/json":
         message = f"content type {sent!r}: send JSON with the header Content-Type: application/json"
@@ -84,6 +88,13 @@ async def _not_valid(request: Request, error: Exception) -> Response:
         return ApiError(400, f"the body is no JSON: {reason}", "invalid_json").response()
     where = _field(problem["loc"])
     return ApiError(400, f"{where}: {problem['msg']}" if where else problem["msg"], "invalid_value", where).response()
+
+
+def _telling(problems: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of what each variant of a union complains of, the problem that lies deepest in the first field."""
+    first = _field(problems[0]["loc"]) or ""
+    same = [problem for problem in problems if (_field(problem["loc"]) or "").startswith(first)]
+    return max(same, key=lambda problem: len(_field(problem["loc"]) or ""))
 
 
 def _field(loc: Sequence[str | int]) -> str | None:

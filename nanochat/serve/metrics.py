@@ -5,8 +5,10 @@ Everything is counted on the event loop's thread, so nothing is locked. Not here
 
 from __future__ import annotations
 
+import resource
 from bisect import bisect_left
 from collections.abc import Iterator
+from pathlib import Path
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -87,13 +89,6 @@ def _escaped(text: str) -> str:
 def resident_bytes() -> int:
     """Memory of this process that is in RAM; 0 where the system does not tell."""
     try:
-        with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123: no path of ours
-            return int(statm.read().split()[1]) * _page_size()
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
     except OSError:
         return 0
-
-
-def _page_size() -> int:
-    import resource
-
-    return resource.getpagesize()

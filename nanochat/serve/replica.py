@@ -48,6 +48,11 @@ class Placement:
     rows: int = 64
     local_rank: int = 0
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """For the command line of the process."""
+        return ("--device", self.device, "--rows", str(self.rows), "--local-rank", str(self.local_rank))
+
 
 class Replica(asyncio.Protocol):
     """Started by `start`; everything is called on the event loop's thread."""
@@ -70,15 +75,7 @@ class Replica(asyncio.Protocol):
         """Starts the process and waits until it has the model. LoadFailed: it never will."""
         ours, theirs = socket.socketpair()
         with theirs:
-            words = (
-                "--directory",
-                str(self.directory),
-                "--device",
-                self.placement.device,
-                "--fd",
-                str(theirs.fileno()),
-            )
-            words += ("--local-rank", str(self.placement.local_rank), "--rows", str(self.placement.rows))
+            words = ("--directory", str(self.directory), "--fd", str(theirs.fileno()), *self.placement.words)
             self._process = subprocess.Popen(
                 python_command("nanochat.serve.replica_process", *words),
                 stdin=subprocess.DEVNULL,

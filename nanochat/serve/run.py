@@ -1,8 +1,8 @@
 """The server as a process: its socket, its signals, its beginning and its end.
 
 Promises: a port in use, a model that does not load and an open door without a key are refused in one line; while the
-model is loaded /ready says so; the first SIGTERM or Ctrl-C lets what runs finish within the limit and takes nothing new, the second
-ends at once; either way no process is left. Not here: arguments (nanochat/cli.py), routes (app.py).
+model is loaded /ready says so; the first SIGTERM or Ctrl-C lets what runs finish within the limit and takes nothing
+new, the second ends at once; either way no process is left. Not here: arguments (arguments.py), routes (app.py).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Options:
     no_key: bool = False
     allow_hosts: Sequence[str] = ()
     allow_origins: Sequence[str] = ()
-    placement: Placement = Placement()
+    placement: Placement = field(default_factory=Placement)
     replicas: int = 0
     limits: Limits = field(default_factory=Limits)
     poll_seconds: float = 5.0
@@ -54,7 +54,7 @@ class Options:
 
     @property
     def access(self) -> Access:
-        """Foreign host names are refused on loopback only: elsewhere nobody knows all names, and a key keeps the door."""
+        """Foreign host names are refused on loopback; elsewhere nobody knows all names, and a key keeps the door."""
         hosts = (*LOOPBACK, self.host.lower(), *map(str.lower, self.allow_hosts)) if is_loopback(self.host) else ()
         return Access(self.key, hosts, tuple(self.allow_origins))
 
@@ -160,7 +160,7 @@ def serve(provider: Provider, options: Options) -> int:
         assert serving.current is not None, "loaded"
         facts = serving.current.facts
         count = len(serving.current.replicas)
-        place = f"{count} × {facts['device'].partition(':')[0]}" if count > 1 else facts["device"]
+        place = f"{count} x {facts['device'].partition(':')[0]}" if count > 1 else facts["device"]
         print(f"{serving.current.source.description} on {place} ({facts['dtype']})")
         print(f"the page  {url}\nthe API   {url}/v1\nCtrl-C ends it", flush=True)
 

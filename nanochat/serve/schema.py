@@ -7,6 +7,7 @@ asks for nothing. Not here: what needs the model (lengths in tokens, whose turn 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -95,10 +96,10 @@ class SamplingFields(Schema):
     top_k: int | None = Field(None, ge=1, le=LARGEST_TOKENS, description="among so many likeliest tokens (50)")
     top_p: float | None = Field(None, gt=0, le=1, description="among the likeliest tokens that make up so much (1)")
     min_p: float | None = Field(
-        None, ge=0, le=1, description="no token less likely than this share of the likeliest (0)"
+        None, ge=0, le=1, description="among those so many times as likely as the likeliest (0)"
     )
     repetition_penalty: float | None = Field(
-        None, ge=1, le=10, description="makes tokens that were said less likely (1)"
+        None, gt=0, le=10, description="of tokens that are there already (1: none)"
     )
     max_tokens: int | None = Field(None, ge=1, le=LARGEST_TOKENS, description="at most so many tokens an answer")
     stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
@@ -140,6 +141,14 @@ class CompletionRequest(SamplingFields):
     echo: Literal[False] | None = Field(None, description="not here")
     suffix: Annotated[str, Field(max_length=0)] | None = Field(None, description="not here")
     best_of: int | None = Field(None, ge=1, le=1, description="not here: use n")
+
+    @property
+    def prompts(self) -> Sequence[str | list[int]]:
+        """One text or list of ids each."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        ids = [given for given in self.prompt if isinstance(given, int)]
+        return [ids] if ids else [given for given in self.prompt if not isinstance(given, int)]
 
 
 class Error(Schema):

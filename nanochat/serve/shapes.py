@@ -101,7 +101,7 @@ class Chat(Shape):
 
     def choice(self, voice: Voice) -> Choice:
         events = self.events[voice.index]
-        message = {"role": "assistant", "content": answers.text_of(events)}
+        message: dict[str, Any] = {"role": "assistant", "content": answers.text_of(events)}
         if self.separate:
             message["parts"] = answers.parts_of(events)
         return {"index": voice.index, "message": message, "logprobs": self._log_probs(self.pieces[voice.index]),
