@@ -141,14 +141,21 @@ def answer(model: GPT, batch: Sequence[Question]) -> list[bool]:
     heads = [item.rows[0][: item.shared] for item in batch]
     tails = [row[item.shared :] for item in batch for row in item.rows]
     owner = [index for index, item in enumerate(batch) for _ in item.rows]
-    longest = max(map(len, heads))
-    room = longest + max(map(len, tails))
-    cache = KVCache(model.config, len(heads), room, device, model.compute_dtype)
-    if longest:
-        model.features(pad_right(heads).to(device), cache)
-        cache.advance([len(head) for head in heads])
-    tokens = pad_right(tails).to(device)  # (R, T)
-    logits = model(tokens, cache.select(owner) if len(owner) > len(heads) else cache)[:, :-1]  # (R, T - 1, V)
+    cache = KVCache(model.config, len(tails), device=device, dtype=model.compute_dtype)
+    if any(heads):
+        firsts = [owner.index(index) for index in range(len(batch))]
+        shared = pad_right(heads)
+        reading = cache.reading(shared, firsts, [len(head) for head in heads])
+        model.features(shared.to(device), reading)
+        reading.finish()
+        others = [(firsts[index], row) for row, index in enumerate(owner) if row != firsts[index]]
+        if others:
+            sources, copies = ([pair[i] for pair in others] for i in (0, 1))
+            cache.copy(sources, copies, cache.lengths[sources].tolist(), cache.latest[sources].tolist())
+    given = pad_right(tails)
+    tokens = given.to(device)  # (R, T)
+    reading = cache.reading(given, range(len(tails)), [len(tail) for tail in tails])
+    logits = model(tokens, reading)[:, :-1]  # (R, T - 1, V)
     targets = tokens[:, 1:]
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
         targets

@@ -1,14 +1,13 @@
-"""Decoding: prompts in, answers out, with a key-value cache, tool calls and streaming; for chat, evaluation and RL.
+"""Everything that generates: prompts in, answers out, for chat, evaluation, RL and the server.
 
-Different prompts decode in one batch; a prompt is read once for all its samples; rows that are done leave the batch.
-Promises: what a row says does not depend on the rows decoded with it (each brings its own random numbers), nor on the
+`generate` answers any number of prompts at once, `stream` one as it is made; both share one scheduler, so that an open
+stream goes on while others generate. Promises: what an answer says does not depend on the answers beside it, nor on the
 cache; every tool call is answered; a prompt that does not fit is refused. The token that ends the turn is part of the
-answer. Not here: prompts (nanochat/data/chat_template.py), admission of new prompts into a running batch, a server.
+answer. Not here: prompts (nanochat/data/chat_template.py), threads (worker.py), a server.
 """
 
-import codecs
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,52 +15,41 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from nanochat.inference.sampling import check_settings, choose, draws
-from nanochat.inference.tool_calls import ToolCalls
+from nanochat.inference.requests import Completion, Delta
+from nanochat.inference.sampling import Sampling
+from nanochat.inference.scheduler import Scheduler
+from nanochat.inference.text_stream import TextStream
 from nanochat.model.gpt import GPT
-from nanochat.model.kv_cache import KVCache
+from nanochat.model.kv_cache import row_bytes
 
 if TYPE_CHECKING:
     from nanochat.data.tokenizer import Tokenizer
 
-PREFILL_TOKENS = 16_384  # read in one forward: bounds the activations of many long prompts
-CROWDED = 7 / 8  # a batch is compacted when fewer of its rows still speak: copying the cache costs about a step
+__all__ = ["Completion", "Delta", "Engine", "Sampling", "pad_right"]
 
-
-@dataclass(frozen=True)
-class Completion:
-    """One answer: what follows the prompt.
-
-    `mask` is 1 where the model chose the token and 0 where a tool's answer was forced upon it. `log_probs` are in nats,
-    of the distribution drawn from; 0 where forced. `text` is without the token that ended the turn, special tokens
-    within it by name. `finished` is False where the answer was cut by max_new_tokens or the end of the context.
-    """
-
-    tokens: list[int]
-    mask: list[int]
-    log_probs: list[float]
-    text: str
-    finished: bool
-
-
-@dataclass
-class _Batch:
-    """What N rows have said so far; every row is at the same column."""
-
-    tokens: np.ndarray  # (N, steps) int64
-    spoken: np.ndarray  # (N, steps) bool: chosen by the model
-    log_probs: np.ndarray  # (N, steps) float32
-    limits: np.ndarray  # (N,) tokens each row may have
-    lengths: np.ndarray  # (N,) tokens each row has
-    finished: np.ndarray  # (N,) bool: ended by its own token
+MAX_ROWS = 256  # beyond it a step takes about as much longer as it does more
+CACHE_SHARE = 0.6  # of the free memory of a GPU
+CPU_CACHE_BYTES = 2 << 30
 
 
 class Engine:
-    """Decodes with a copy of the model's weights, made when it is built: build it anew after a training step."""
+    """Decodes with a copy of the model's weights; `update` takes over what training has made of them since.
 
-    def __init__(self, model: GPT, tokenizer: "Tokenizer", calculator: bool = True) -> None:
-        self.model, self.tokenizer, self.calculator = model.inference_copy(), tokenizer, calculator
+    `max_rows` answers are under way at once (0: as many as memory allows), the rest waits. `compile` makes a step on a
+    CPU two to four times as fast, after a compilation of some 15 s that later processes find in their cache.
+    """
+
+    def __init__(
+        self, model: GPT, tokenizer: "Tokenizer", calculator: bool = True, max_rows: int = 0, compile: bool = False
+    ) -> None:
+        self.model, self.tokenizer = model.inference_copy(), tokenizer
         self.terminals = (tokenizer.special("<|assistant_end|>"), tokenizer.bos)
+        self.scheduler = Scheduler(self.model, tokenizer, calculator, max_rows or rows_that_fit(self.model), compile)
+
+    def update(self, model: GPT) -> None:
+        """The weights as they are now."""
+        self.model.load_state_dict(model.state_dict())
+        self.scheduler.forget()
 
     def generate(
         self,
@@ -85,13 +73,43 @@ class Engine:
         Raises:
             ValueError: a prompt is empty, does not fit or holds unknown ids; a setting is out of its range.
         """
-        check_settings(max_new_tokens, temperature, top_k)
-        if not prompts:
-            return []
-        batch = self._batch(prompts, max_new_tokens, num_samples)
-        for _ in self._decode(batch, prompts, temperature, top_k, self._seeds(seed, len(prompts)), num_samples):
-            pass
-        return [self._completion(batch, row) for row in range(len(batch.tokens))]
+        Sampling(max_new_tokens, temperature, top_k)  # refused even where there is no prompt
+        if num_samples < 1:
+            raise ValueError(f"num_samples={num_samples}: must be at least 1")
+        seeds = _seeds(seed, len(prompts))
+        each = [Sampling(max_new_tokens, temperature, top_k, seed=one) for one in seeds]
+        return self.answers(prompts, each, num_samples)
+
+    def answers(
+        self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling], num_samples: int = 1
+    ) -> list[Completion]:
+        """As `generate`, with settings of its own for each prompt."""
+        requests = []
+        try:
+            for prompt, sampling in zip(prompts, samplings, strict=True):
+                requests.append(self.scheduler.submit(prompt, sampling, num_samples))
+            while not all(piece.done for pieces in requests for piece in pieces):
+                self.scheduler.step()
+        finally:
+            for pieces in requests:
+                for piece in pieces:
+                    if not piece.done:  # an error or Ctrl-C: whoever generates next must not wait for them
+                        piece.cancel()
+        return [piece.completions[n] for pieces in requests for piece in pieces for n in piece.samples]
+
+    def stream_deltas(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Delta]:
+        """One answer as it is made; raises what `generate` raises. A stream that is closed early is cancelled."""
+        arrived: deque[Delta] = deque()
+        (request,) = self.scheduler.submit(prompt, sampling, 1, arrived.append)
+        try:
+            while arrived or not request.done:
+                while arrived:
+                    yield arrived.popleft()
+                if not request.done:
+                    self.scheduler.step()
+        finally:
+            if not request.done:
+                request.cancel()
 
     def stream_tokens(
         self,
@@ -102,27 +120,17 @@ class Engine:
         seed: int = 0,
     ) -> Iterator[int]:
         """The same answer as `generate` to one prompt, token by token as they come; raises what `generate` raises."""
-        check_settings(max_new_tokens, temperature, top_k)
-        batch = self._batch([prompt], max_new_tokens, 1)
-        for column in self._decode(batch, [prompt], temperature, top_k, self._seeds(seed, 1), 1):
-            yield int(batch.tokens[0, column])
+        for delta in self.stream_deltas(prompt, Sampling(max_new_tokens, temperature, top_k, seed=_seeds(seed, 1)[0])):
+            yield delta.token
 
     def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
-        """The text of tokens as they come, without the end of the turn; a special token is a piece of its own, by name.
+        """The text of tokens as they come, without the end of the turn; a special token is named in the text.
 
         Characters of several bytes are held back until they are whole. No piece is empty.
         """
-        return filter(None, self._pieces(tokens))
-
-    def _pieces(self, tokens: Iterable[int]) -> Iterator[str]:
-        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        for token in tokens:
-            if token in self.terminals:
-                continue
-            special = token >= self.tokenizer.bos  # the special tokens follow the learned ones, <|bos|> first
-            yield utf8.decode(b"" if special else self.tokenizer.decode_bytes([token]), final=special)
-            yield self.tokenizer.decode([token]) if special else ""
-        yield utf8.decode(b"", final=True)
+        text = TextStream(self.tokenizer)
+        yield from filter(None, (text.push(token) for token in tokens if token not in self.terminals))
+        yield from filter(None, [text.flush()])
 
     def stream(
         self,
@@ -135,116 +143,20 @@ class Engine:
         """The same text as `generate` to one prompt, in pieces; raises what `generate` raises."""
         return self.pieces(self.stream_tokens(prompt, max_new_tokens, temperature, top_k, seed))
 
-    def _seeds(self, seed: int | Sequence[int], num_prompts: int) -> list[int]:
-        if isinstance(seed, int):
-            return [int(np.random.SeedSequence((seed, index)).generate_state(1)[0]) for index in range(num_prompts)]
-        if len(seed) != num_prompts:
-            raise ValueError(f"{len(seed)} seeds for {num_prompts} prompts: give one for each, or a single number")
-        return list(seed)
 
-    def _batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, num_samples: int) -> _Batch:
-        context, vocab_size = self.model.config.sequence_len, self.model.config.vocab_size
-        if num_samples < 1:
-            raise ValueError(f"num_samples={num_samples}: must be at least 1")
-        for prompt in prompts:
-            if not 1 <= len(prompt) < context:
-                raise ValueError(
-                    f"a prompt of {len(prompt)} tokens: the context takes 1 to {context - 1}; shorten the conversation"
-                )
-            if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-                raise ValueError(f"a prompt holds ids outside 0..{vocab_size - 1}: take the model's own tokenizer")
-        room = context - np.array([len(prompt) for prompt in prompts]).repeat(num_samples)  # (N,)
-        limits = np.minimum(room, min(max_new_tokens, context))  # any whole number, larger than int64 too
-        shape, none = (len(limits), int(limits.max())), np.zeros(len(limits), dtype=np.int64)
-        tokens, spoken, log_probs = (np.zeros(shape, kind) for kind in (np.int64, bool, np.float32))
-        return _Batch(tokens, spoken, log_probs, limits, none, none > 0)
+def rows_that_fit(model: GPT) -> int:
+    """How many rows of the whole context the cache may hold, 4 to 256."""
+    device = model.wte.weight.device
+    free = CACHE_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else CPU_CACHE_BYTES
+    return int(min(max(free // row_bytes(model.config, model.compute_dtype), 4), MAX_ROWS))
 
-    @torch.inference_mode()
-    def _prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, KVCache]:
-        """Logits (P, V) after each prompt, and a cache with `room` more positions than the longest prompt."""
-        model, device = self.model, self.model.wte.weight.device
-        counts = torch.tensor([len(prompt) for prompt in prompts])  # (P,)
-        padded = pad_right(prompts).to(device)
-        cache = KVCache(model.config, len(prompts), padded.size(1) + room, device, model.compute_dtype)
-        logits = torch.empty(len(prompts), model.config.vocab_size, device=device)
-        width = max(1, PREFILL_TOKENS // len(prompts))
-        for at in range(0, padded.size(1), width):
-            chunk = padded[:, at : at + width]
-            here = (counts - at).clamp(0, chunk.size(1))
-            ends = (counts > at) & (counts <= at + width)
-            latest = model(chunk, cache, last=(here - 1).clamp(min=0))  # (P, V)
-            cache.advance(here)
-            logits = torch.where(ends.to(device)[:, None], latest, logits)
-        return logits, cache
 
-    def _decode(
-        self,
-        batch: _Batch,
-        prompts: Sequence[Sequence[int]],
-        temperature: float,
-        top_k: int | None,
-        seeds: Sequence[int],
-        num_samples: int,
-    ) -> Iterator[int]:
-        """Fills the batch column by column and yields each column's index."""
-        num_rows, steps = batch.tokens.shape
-        logits, cache = self._prefill(prompts, steps)
-        device = logits.device
-        rows = np.arange(num_rows)  # the batch's row in each row of the cache
-        if num_samples > 1:
-            logits, cache = logits.repeat_interleave(num_samples, dim=0), cache.repeat(num_samples)
-        uniform = torch.from_numpy(draws(seeds, num_samples, steps)).to(device) if temperature else None
-        tools = ToolCalls(self.tokenizer, num_rows) if self.calculator else None
-        for column in range(steps):
-            picked = torch.from_numpy(rows).to(device)
-            with torch.inference_mode():
-                draw = uniform[picked, column] if uniform is not None else picked
-                chosen, log_probs = choose(logits, draw, temperature, top_k)
-            alive = self._write(batch, tools, rows, column, chosen.cpu().numpy(), log_probs.cpu().numpy())
-            yield column
-            if not alive.any():
-                return
-            keep = np.flatnonzero(alive[rows])
-            if len(keep) < CROWDED * len(rows):
-                rows, cache = rows[keep], cache.select(torch.from_numpy(keep))
-            with torch.inference_mode():
-                latest = torch.from_numpy(batch.tokens[rows, column]).to(device)[:, None]  # (B, 1)
-                logits = self.model(latest, cache)[:, 0]  # (B, V)
-                cache.advance()
-
-    def _write(
-        self,
-        batch: _Batch,
-        tools: ToolCalls | None,
-        rows: np.ndarray,
-        column: int,
-        chosen: np.ndarray,
-        log_probs: np.ndarray,
-    ) -> np.ndarray:
-        """Enters one column; returns (N,) bool, True for the rows that go on."""
-        running = (batch.lengths == column) & ~batch.finished & (column < batch.limits)
-        tokens = np.zeros(len(running), dtype=np.int64)
-        tokens[rows] = chosen
-        forced = tools.force(tokens) if tools else np.zeros_like(running)
-        spoken = running & ~forced
-        batch.tokens[:, column], batch.spoken[:, column] = tokens, spoken
-        batch.log_probs[rows, column] = log_probs * spoken[rows]
-        batch.lengths[running] += 1
-        batch.finished |= spoken & np.isin(tokens, self.terminals)
-        if tools:
-            tools.watch(batch.tokens, spoken, column)
-        return running & ~batch.finished & (column + 1 < batch.limits)
-
-    def _completion(self, batch: _Batch, row: int) -> Completion:
-        length, finished = int(batch.lengths[row]), bool(batch.finished[row])
-        tokens = batch.tokens[row, :length].tolist()
-        return Completion(
-            tokens,
-            batch.spoken[row, :length].astype(int).tolist(),
-            batch.log_probs[row, :length].tolist(),
-            self.tokenizer.decode(tokens[:-1] if finished else tokens),
-            finished,
-        )
+def _seeds(seed: int | Sequence[int], num_prompts: int) -> list[int]:
+    if isinstance(seed, int):
+        return [int(np.random.SeedSequence((seed, index)).generate_state(1)[0]) for index in range(num_prompts)]
+    if len(seed) != num_prompts:
+        raise ValueError(f"{len(seed)} seeds for {num_prompts} prompts: give one for each, or a single number")
+    return list(seed)
 
 
 def pad_right(rows: Sequence[Sequence[int]]) -> Tensor:

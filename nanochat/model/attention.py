@@ -1,10 +1,10 @@
 """Causal attention, whole or in a sliding window, by whichever form is fastest where it runs.
 
-One function for training and prefill (`attention`), one for queries that sit at their own positions behind a cache
-(`attention_at`). Three forms compute the same thing and are tested equal to an obvious one: torch's fused kernel, flex
-attention (windows on CUDA, compiled), and blocks of queries against the keys that they can see, which needs no T x T
-mask and is the fastest on a CPU under torch.compile (benchmarks/model_cpu.py). Grouped queries never copy keys. Not
-here: projections, RoPE, the cache itself, masks at document borders.
+One function for training and for prompts (`attention`); what queries behind a cache see is masked in kv_cache.py. Three
+forms compute the same thing and are tested equal to an obvious one: torch's fused kernel, flex attention (windows on
+CUDA, compiled), and blocks of queries against the keys that they can see, which needs no T x T mask and is the fastest
+on a CPU under torch.compile (benchmarks/model_cpu.py). Grouped queries never copy keys. Not here: projections, RoPE,
+the cache itself, masks at document borders.
 
 Shapes: B rows, T queries, S keys, H query heads, K key heads, G = H / K, D channels of a head.
 """
@@ -30,16 +30,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Ten
     if torch.compiler.is_compiling():
         return flex(q, k, v, window)
     return by_blocks(q, k, v, window)
-
-
-def attention_at(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, window: int | None = None) -> Tensor:
-    """Attention of q (B, T, H, D) at `positions` (B, T) over a cache k, v (B, S, K, D) with key j at position j."""
-    age = positions[:, :, None] - torch.arange(k.size(1), device=q.device)  # (B, T, S)
-    visible = age >= 0 if window is None else (age >= 0) & (age < window)
-    if q.device.type == "cpu" and q.size(1) == 1:  # in bf16 the fused kernel took twice as long for one query
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
-        return ungrouped(products(grouped(q, k.size(1)), k, v, visible[:, None, None]))
-    return fused(q, k, v, visible[:, None])
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:

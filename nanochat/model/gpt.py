@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nanochat.model.attention import attention, attention_at
+from nanochat.model.attention import attention
 from nanochat.model.config import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, GPTConfig
-from nanochat.model.kv_cache import KVCache
+from nanochat.model.kv_cache import DecodeStep, Reading
+
+Cached = Reading | DecodeStep | None
 
 __all__ = ["GPT", "GPTConfig", "InitScales"]
 
@@ -91,8 +93,7 @@ class Attention(nn.Module):
         x: Tensor,  # (B, T, C)
         cos_sin: tuple[Tensor, Tensor],
         value_embedding: Tensor | None,  # (B, T, K D)
-        cache: KVCache | None,
-        positions: Tensor | None,  # (B, T)
+        cache: Cached,
     ) -> Tensor:
         rows, length, _ = x.shape
         q = self.q_proj(x).view(rows, length, self.n_head, self.head_dim)
@@ -105,15 +106,8 @@ class Attention(nn.Module):
         # a norm without weights commutes with a rotation; before it, it keeps for the backward pass no fp32 tensor
         q = (apply_rotary(norm(q), *cos_sin) * self.score_scale).to(x.dtype)
         k = apply_rotary(norm(k), *cos_sin).to(x.dtype)
-        y = self.attend(q, k, v, self.window) if cache is None else self._cached(q, k, v, cache, positions)
+        y = self.attend(q, k, v, self.window) if cache is None else cache.attend(self.layer, q, k, v, self.window)
         return self.o_proj(y.reshape(rows, length, -1))
-
-    def _cached(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache, positions: Tensor | None) -> Tensor:
-        assert positions is not None, "a cache comes with the positions"
-        keys, values = cache.write(self.layer, k, v, positions)
-        if cache.is_empty:  # every row starts at 0, so causality alone hides the padding on the right
-            return self.attend(q, k, v, self.window)
-        return attention_at(q, keys, values, positions, self.window)
 
 
 class Block(nn.Module):
@@ -130,10 +124,9 @@ class Block(nn.Module):
         x: Tensor,
         cos_sin: tuple[Tensor, Tensor],
         value_embedding: Tensor | None,
-        cache: KVCache | None,
-        positions: Tensor | None,
+        cache: Cached,
     ) -> Tensor:
-        x = x + self.attn(norm(x), cos_sin, value_embedding, cache, positions)
+        x = x + self.attn(norm(x), cos_sin, value_embedding, cache)
         return x + self.down_proj(self.up_proj(norm(x)).relu().square())
 
 
@@ -177,11 +170,11 @@ class GPT(nn.Module):
             self.backout_lambda = _unset(1)
         self._build_rotary(torch.device("cpu"))
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None, last: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: Cached = None, last: Tensor | None = None) -> Tensor:
         """Soft-capped logits (B, T, V) in fp32 of `tokens` (B, T) int.
 
-        With a cache the tokens follow what it holds, row by row; call `cache.advance` afterwards. With `last` (B,) int
-        only the logits of that index of each row are computed: (B, V). Raises ValueError for more tokens than fit.
+        With a cache the tokens follow what its rows have read. With `last` (B,) int only the logits of that index of
+        each row are computed: (B, V). Raises ValueError for more tokens than fit.
         """
         x = self.features(tokens, cache)
         if last is not None:
@@ -206,10 +199,10 @@ class GPT(nn.Module):
         losses = self.token_losses(tokens, targets)
         return losses.sum() if weights is None else (losses * weights).sum()
 
-    def features(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def features(self, tokens: Tensor, cache: Cached = None) -> Tensor:
         """What the head reads: (B, T, C) in `compute_dtype`, normed."""
         config = self.config
-        positions, cos_sin = self._place(tokens, cache)
+        cos_sin = self._cos_sin(tokens, cache)
         x = norm(self.wte(tokens, self.compute_dtype))
         if config.smear:
             x = self._smear(x, cache)
@@ -220,7 +213,7 @@ class GPT(nn.Module):
             has_value = config.has_value_embedding(layer)
             value = self.value_embeddings[str(layer)](tokens, x.dtype) if has_value else None
             call = partial(_recomputed, block) if self.checkpoint_activations and cache is None else block
-            x = call(x, cos_sin, value, cache, positions)
+            x = call(x, cos_sin, value, cache)
             if layer == config.n_layer // 2:
                 middle = x
         if config.backout:
@@ -261,17 +254,20 @@ class GPT(nn.Module):
         """Training FLOPs of one token; see `GPTConfig.flops_per_token`."""
         return self.config.flops_per_token()
 
-    def _place(self, tokens: Tensor, cache: KVCache | None) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
+    def _cos_sin(self, tokens: Tensor, cache: Cached) -> tuple[Tensor, Tensor]:
         if cache is not None:
-            positions = cache.begin(tokens.size(1))
-            return positions, rotary(positions, self.config.head_dim, self.config.rope_base)
+            return self.cos[cache.positions], self.sin[cache.positions]
         length = tokens.size(1)
         if length > self.config.sequence_len:
             raise ValueError(f"{length} tokens exceed sequence_len={self.config.sequence_len}: cut the rows")
-        return None, (self.cos[:length], self.sin[:length])
+        return self.cos[:length], self.sin[:length]
 
-    def _smear(self, x: Tensor, cache: KVCache | None) -> Tensor:
-        previous = F.pad(x[:, :-1], (0, 0, 1, 0)) if cache is None else cache.previous(x)
+    def _smear(self, x: Tensor, cache: Cached) -> Tensor:
+        if cache is None:
+            previous = F.pad(x[:, :-1], (0, 0, 1, 0))
+        else:  # the token before these ones; the first of all has none
+            before = norm(self.wte(cache.before.clamp(min=0), x.dtype)) * (cache.before >= 0)[:, None].to(x.dtype)
+            previous = torch.cat((before[:, None], x[:, :-1]), dim=1)
         gate = torch.sigmoid(self.smear_gate(x[..., :SMEAR_GATE_CHANNELS]))  # (B, T, 1)
         return x + self.smear_lambda.to(x.dtype) * gate * previous
 

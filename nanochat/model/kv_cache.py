@@ -1,128 +1,232 @@
-"""The keys and values of what a batch of rows has read so far, each row with its own length.
+"""The keys and values of what rows of tokens have read so far, each row with its own length, in bounded memory.
 
-The protocol is two calls: `model(tokens, cache)` writes T new positions into every row, starting at `lengths[row]`, and
-`cache.advance(counts)` says how many of them were real (prompts of different lengths are padded on the right). What was
-written beyond a row's length is never seen: a query at position p sees keys j <= p only, and by the time a position is
-reached it has been written again. `select` and `repeat` copy rows, so that samples share the reading of their prompt.
-Not here: sampling and scheduling of rows (nanochat/inference/engine.py).
+A layer with a window keeps a ring of its newest positions, position p at index p mod room; the others keep all. Two
+ways to read on, both given to the model in place of a cache: `Reading` takes several tokens into any rows (prompts, in
+chunks of any width, padded on the right), `DecodeStep` one token into each of the first B rows, with shapes that stay,
+so that it can be compiled. `copy` gives a row's beginning to other rows, so that what is shared is read once. Promises:
+what a row reads does not depend on the other rows; what was never written is never seen. Not here: which row belongs to
+whom (inference/scheduler.py), sampling.
+
+Shapes: N rows of the cache, B rows and T tokens of a forward, K key heads, R room of a layer, D channels of a head.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.model.config import GPTConfig
+from nanochat.model.attention import attention, fused, grouped, products, ungrouped
+from nanochat.model.config import WINDOW_MULTIPLE, GPTConfig
 
-GROWTH = 64  # positions
+STEP = 64  # positions: memory and the part of it that a step looks at grow by so many
+SPARE = 1  # position that is never used: so no view is contiguous, and one compilation serves all of them
+SLACK = WINDOW_MULTIPLE  # positions kept beyond the window: a row's beginning can still be shared so long after it
+
+
+def room_of(config: GPTConfig, layer: int, max_len: int) -> int:
+    """How many positions a layer keeps."""
+    window = config.window(layer)
+    return max_len if window >= config.sequence_len else min(window + SLACK, max_len)
+
+
+def row_bytes(config: GPTConfig, dtype: torch.dtype) -> int:
+    """Memory of one row of the whole context."""
+    positions = sum(room_of(config, layer, config.sequence_len) for layer in range(config.n_layer))
+    return 2 * (positions + SPARE * config.n_layer) * config.kv_dim * dtype.itemsize
 
 
 class KVCache:
-    """Room for `batch_size` rows of at most `max_len` positions; memory grows with what is used.
+    """At most `max_rows` rows of at most `max_len` positions; on a CPU memory grows with what is used.
 
-    `lengths` (B,) int64 stays on the CPU, so that neither reading it nor checking the room waits for the device.
+    `lengths` and `latest`, (N,) int64, say on the CPU how many tokens each row has read and which one it read last.
     """
 
     def __init__(
         self,
         config: GPTConfig,
-        batch_size: int,
-        max_len: int,
+        max_rows: int,
+        max_len: int | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if batch_size < 1 or max_len < 1:
-            raise ValueError(f"KVCache of batch_size={batch_size}, max_len={max_len}: both must be at least 1")
-        self.config, self.max_len = config, max_len
-        self.lengths = torch.zeros(batch_size, dtype=torch.int64)  # (B,)
-        shape = (config.n_layer, batch_size, config.n_kv_head, 0, config.head_dim)
-        # Zeros wherever nothing was written: a NaN would get through the mask.
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, K, S, D)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        # The smear feature mixes in the previous token's embedding: zero before the first token.
-        self.last_embedding = torch.zeros(batch_size, config.n_embd, device=device, dtype=dtype)  # (B, C)
-        self._forget()
-
-    @property
-    def batch_size(self) -> int:
-        """Number of rows."""
-        return len(self.lengths)
-
-    def advance(self, counts: Sequence[int] | Tensor | None = None) -> None:
-        """Count the first `counts[row]` positions of the last forward as read; None means all of them.
-
-        Raises ValueError where a count is not between 0 and the number of positions written.
-        """
-        written = self._written
-        counts = torch.full_like(self.lengths, written) if counts is None else torch.as_tensor(counts).cpu().long()
-        if counts.shape != self.lengths.shape or (counts < 0).any() or (counts > written).any():
-            raise ValueError(f"advance({counts.tolist()}): give {self.batch_size} counts between 0 and {written}")
-        if self._embedded is not None:
-            rows = torch.arange(self.batch_size)
-            latest = self._embedded[rows, (counts - 1).clamp(min=0)]  # (B, C)
-            moved = (counts > 0).to(latest.device)[:, None]
-            self.last_embedding = torch.where(moved, latest, self.last_embedding)
-        self.lengths = self.lengths + counts
-        self._forget()
-
-    def select(self, rows: Sequence[int] | Tensor) -> "KVCache":
-        """A new cache holding a copy of these rows, in this order; a row may be named more than once."""
-        rows = torch.as_tensor(rows).cpu().long()
-        if rows.numel() == 0 or (rows < 0).any() or (rows >= self.batch_size).any():
+        max_len = config.sequence_len if max_len is None else max_len
+        if max_rows < 1 or not 1 <= max_len <= config.sequence_len:
             raise ValueError(
-                f"select({rows.tolist()}): name at least one row, each between 0 and {self.batch_size - 1}"
+                f"KVCache of max_rows={max_rows}, max_len={max_len}: take at least 1 row, and 1 to "
+                f"{config.sequence_len} positions"
             )
-        picked = object.__new__(KVCache)
-        picked.config, picked.max_len = self.config, self.max_len
-        picked.lengths = self.lengths[rows]
-        device_rows = rows.to(self.keys.device)
-        picked.last_embedding = self.last_embedding[device_rows]
-        picked.keys, picked.values = self.keys[:, device_rows], self.values[:, device_rows]
-        picked._forget()
-        return picked
+        self.config, self.max_rows, self.max_len = config, max_rows, max_len
+        self.device, self.dtype = torch.device(device), dtype
+        self.rooms = [room_of(config, layer, max_len) for layer in range(config.n_layer)]
+        self.lengths, self.latest = np.zeros(max_rows, np.int64), np.full(max_rows, -1)
+        # Zeros wherever nothing was written: a NaN would get through the mask.
+        shape = (0, config.n_kv_head, SPARE, config.head_dim)
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in self.rooms]  # each (rows, K, R, D)
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in self.rooms]
+        self._views: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
+        if self.device.type != "cpu":
+            self._hold(max_rows, max_len)  # addresses that a CUDA graph may keep
 
-    def repeat(self, n: int) -> "KVCache":
-        """A new cache with each row n times, copies of one row next to each other."""
-        if n < 1:
-            raise ValueError(f"repeat({n}): take at least 1 copy")
-        return self.select(torch.arange(self.batch_size).repeat_interleave(n))
-
-    def begin(self, num_tokens: int) -> Tensor:
-        """The positions (B, T) that the next `num_tokens` tokens of each row take; for the model's forward.
+    def reading(
+        self, tokens: Tensor, rows: Sequence[int] | np.ndarray, counts: Sequence[int] | np.ndarray
+    ) -> "Reading":
+        """For `model(tokens, reading)`: of tokens (B, T) the first `counts[i]` are read on by row `rows[i]`.
 
         Raises ValueError where they do not fit.
         """
-        longest = int(self.lengths.max()) + num_tokens
+        where, many = np.asarray(rows, np.int64), np.asarray(counts, np.int64)
+        longest = int((self.lengths[where] + many).max())
         if longest > self.max_len:
             raise ValueError(f"the cache holds max_len={self.max_len} positions, {longest} are needed: make it longer")
-        self._written = num_tokens
-        self._grow(longest)
-        return (self.lengths[:, None] + torch.arange(num_tokens)).to(self.keys.device)  # (B, T)
+        if many.min() < 0 or many.max() > tokens.size(1) or where.min() < 0 or where.max() >= self.max_rows:
+            raise ValueError(
+                f"reading rows {where.tolist()}, {many.tolist()} of {tokens.size(1)} tokens: take rows below "
+                f"{self.max_rows} and no more tokens than there are"
+            )
+        self._hold(int(where.max()) + 1, longest)
+        return Reading(self, tokens, where, many)
 
-    def write(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one layer's new k and v (B, T, K, D); returns all keys and values (B, S, K, D)."""
-        rows = torch.arange(self.batch_size, device=k.device)[:, None]  # (B, 1)
-        self.keys[layer][rows, :, positions] = k
-        self.values[layer][rows, :, positions] = v
-        return self.keys[layer].transpose(1, 2), self.values[layer].transpose(1, 2)
+    def views(self, num_rows: int, longest: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values (B, K, S, D) of the first rows, of every layer, as far as `longest` positions reach."""
+        self._hold(num_rows, longest)
+        span = min(-(-longest // STEP) * STEP, self.max_len)
+        key = (num_rows, span)
+        if key not in self._views:
+            keys, values = (
+                [x[:num_rows, :, : min(span, room)] for x, room in zip(each, self.rooms, strict=True)]
+                for each in (self.keys, self.values)
+            )
+            self._views[key] = keys, values
+        return self._views[key]
 
-    def previous(self, embedded: Tensor) -> Tensor:
-        """The embedding before each of `embedded` (B, T, C), across chunks; remembers them for `advance`."""
-        self._embedded = embedded
-        return torch.cat((self.last_embedding[:, None], embedded[:, :-1]), dim=1)
+    def can_share(self, row: int, length: int) -> bool:
+        """Whether the row still holds all that its first `length` tokens leave behind."""
+        beyond = int(self.lengths[row]) - length
+        return beyond >= 0 and all(
+            beyond == 0 or self.lengths[row] < room or beyond <= room - window for room, window in self._windows()
+        )
 
-    def _grow(self, needed: int) -> None:
-        """Room for `needed` positions, in steps: what is used of a larger block would be copied by every product."""
-        if missing := max(0, needed - self.keys.size(3)):
-            missing = min(-(-missing // GROWTH) * GROWTH, self.max_len - self.keys.size(3))
-            self.keys = F.pad(self.keys, (0, 0, 0, missing))
-            self.values = F.pad(self.values, (0, 0, 0, missing))
+    def copy(
+        self, sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int], latest: Sequence[int]
+    ) -> None:
+        """Row `targets[i]` has read the first `lengths[i]` tokens of `sources[i]`, the last of them `latest[i]`."""
+        longest = int(self.lengths[list(sources)].max())
+        self._hold(max(targets) + 1, longest)
+        used = min(-(-longest // STEP) * STEP, self.max_len)
+        given, taken = (torch.tensor(rows, device=self.device) for rows in (sources, targets))
+        for each in (*self.keys, *self.values):
+            each[taken, :, :used] = each[given, :, :used]
+        self.lengths[list(targets)], self.latest[list(targets)] = lengths, latest
 
-    _embedded: Tensor | None  # (B, T, C) of the forward under way
+    def forget(self, rows: Sequence[int]) -> None:
+        """These rows have read nothing."""
+        self.lengths[list(rows)], self.latest[list(rows)] = 0, -1
 
-    def _forget(self) -> None:
-        """Nothing is under way: no forward whose positions were not counted yet."""
-        self._written = 0  # positions per row
-        self.is_empty = not self.lengths.any()  # no row has read anything; still True within the first forward
-        self._embedded = None
+    def _windows(self) -> set[tuple[int, int]]:
+        """(room, window) of the layers that keep less than everything."""
+        pairs = {(room, self.config.window(layer)) for layer, room in enumerate(self.rooms)}
+        return {(room, window) for room, window in pairs if room < self.max_len}
+
+    def _hold(self, num_rows: int, longest: int) -> None:
+        """Room for so many rows and positions; both grow by doubling, so that little is copied."""
+        rows, reach = self.keys[0].size(0), max(x.size(2) for x in self.keys) - SPARE
+        if num_rows <= rows and longest <= reach:
+            return
+        rows = rows if num_rows <= rows else min(max(num_rows, 2 * rows), self.max_rows)
+        reach = reach if longest <= reach else min(max(-(-longest // STEP) * STEP, 2 * reach), self.max_len)
+        for each in (self.keys, self.values):
+            for layer, room in enumerate(self.rooms):
+                missing = (min(room, reach) + SPARE - each[layer].size(2), rows - each[layer].size(0))
+                each[layer] = F.pad(each[layer], (0, 0, 0, missing[0], 0, 0, 0, missing[1]))
+        self._views = {}
+
+
+class Reading:
+    """Several tokens of several rows, on their way through the model; `finish` counts them as read."""
+
+    def __init__(self, cache: KVCache, tokens: Tensor, rows: np.ndarray, counts: np.ndarray) -> None:
+        self.cache, self.rows, self.counts = cache, rows, counts
+        starts, width, device = cache.lengths[rows], tokens.size(1), cache.device
+        self.fresh = not starts.any()  # causality alone hides the padding on the right
+        self.starts = torch.from_numpy(starts).to(device)  # (B,)
+        self.before = torch.from_numpy(cache.latest[rows]).to(device)  # (B,) the token before the first; -1: none
+        # beyond the context only the padding of other rows
+        self.positions = (self.starts[:, None] + torch.arange(width, device=device)).clamp(max=cache.max_len - 1)
+        self.device_rows = torch.from_numpy(rows).to(device)
+        self.reach = int(starts.max())
+        self.written = {room: self._written(room, width) for room in set(cache.rooms)}
+        latest = tokens.cpu()[torch.arange(len(rows)), torch.from_numpy(counts - 1).clamp(min=0)].numpy()
+        self.latest = np.where(counts > 0, latest, cache.latest[rows])
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        """Attention of q (B, T, H, D) over what the rows have read, k and v (B, T, K, D) included; writes these."""
+        cache = self.cache
+        y = attention(q, k, v, window) if self.fresh else self._with_past(layer, q, k, v, window)
+        row, column, into, at = self.written[cache.rooms[layer]]
+        cache.keys[layer][into, :, at] = k[row, column]
+        cache.values[layer][into, :, at] = v[row, column]
+        return y
+
+    def finish(self) -> None:
+        """The rows have read their tokens."""
+        self.cache.lengths[self.rows] += self.counts
+        self.cache.latest[self.rows] = self.latest
+
+    def _with_past(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        cache, room = self.cache, self.cache.rooms[layer]
+        span = min(-(-self.reach // STEP) * STEP, room)
+        past = [each[layer][self.device_rows, :, :span].transpose(1, 2) for each in (cache.keys, cache.values)]
+        held = held_positions(self.starts - 1, span, room)  # (B, S)
+        positions = torch.cat((held, self.positions), dim=1)[:, None]  # (B, 1, S + T)
+        age = self.positions[:, :, None] - positions  # (B, T, S + T)
+        visible = (age >= 0) & (age < window) & (positions >= 0)
+        # padding of shorter rows may share a clamped position with a token: within the chunk the order decides
+        visible[:, :, span:] &= torch.ones_like(visible[0, :, span:]).tril()
+        keys, values = (torch.cat(pair, dim=1) for pair in zip(past, (k, v), strict=True))
+        return fused(q, keys, values, visible[:, None])
+
+    def _written(self, room: int, width: int) -> tuple[Tensor, ...]:
+        """What a layer with that room keeps of the chunk: (row, column) in it, row of the cache, index in the row."""
+        column = np.arange(width)
+        kept = (column < self.counts[:, None]) & (column >= self.counts[:, None] - room)  # (B, T)
+        row, column = np.nonzero(kept)
+        at = (self.cache.lengths[self.rows][row] + column) % room
+        return tuple(torch.from_numpy(x).to(self.cache.device) for x in (row, column, self.rows[row], at))
+
+
+class DecodeStep:
+    """One token more in each of B rows: tensors in, tensors out, and the cache written in place.
+
+    Args:
+        lengths: (B,) int64, tokens that each row has read; -1 for a row that idles and keeps what it has.
+        before: (B,) int64, the last of them; -1 where there is none.
+        keys, values: of every layer, (B, K, S, D), as `KVCache.views` gives them.
+        rooms: of every layer.
+    """
+
+    def __init__(
+        self, lengths: Tensor, before: Tensor, keys: list[Tensor], values: list[Tensor], rooms: Sequence[int]
+    ) -> None:
+        self.before, self.keys, self.values, self.rooms = before, keys, values, rooms
+        self.active, self.lengths = (lengths >= 0)[:, None, None], lengths.clamp(min=0)
+        self.positions = self.lengths[:, None]  # (B, 1)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        """As `Reading.attend`, of q (B, 1, H, D)."""
+        keys, values, room = self.keys[layer], self.values[layer], self.rooms[layer]
+        rows, at = torch.arange(keys.size(0), device=keys.device), self.lengths % room
+        keys[rows, :, at] = torch.where(self.active, k[:, 0], keys[rows, :, at])
+        values[rows, :, at] = torch.where(self.active, v[:, 0], values[rows, :, at])
+        held = held_positions(self.lengths, keys.size(2), room)  # (B, S)
+        visible = (held >= 0) & (held > self.positions - window)
+        if q.device.type == "cpu":  # in bf16 the fused kernel took twice as long for one query
+            return ungrouped(products(grouped(q, keys.size(1)), keys, values, visible[:, None, None, None]))
+        return fused(q, keys.transpose(1, 2), values.transpose(1, 2), visible[:, None, None])
+
+
+def held_positions(newest: Tensor, span: int, room: int) -> Tensor:
+    """Which position (B, S) each of the first `span` indices holds, when `newest` (B,) was written last; < 0: none."""
+    newest = newest[:, None]
+    return newest - (newest - torch.arange(span, device=newest.device)) % room

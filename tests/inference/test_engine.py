@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.inference import engine as engine_module
+from nanochat.inference import scheduler
 from nanochat.inference.engine import Completion, Engine
 from nanochat.inference.sampling import choose, draws
 from nanochat.model.config import GPTConfig
@@ -114,7 +114,8 @@ def test_memory_that_was_never_written_is_never_read() -> None:
 def test_a_long_prefill_in_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(random_model(), TOKENIZER)
     whole = engine.generate(PROMPTS, 20)
-    monkeypatch.setattr(engine_module, "PREFILL_TOKENS", 12)  # four positions of three prompts
+    monkeypatch.setattr(scheduler, "READ_ALONE", 12)  # four positions of three prompts
+    engine.scheduler.forget()
     assert [c.tokens for c in engine.generate(PROMPTS, 20)] == [c.tokens for c in whole]
 
 
@@ -276,8 +277,6 @@ def test_even_the_largest_draw_gives_a_token() -> None:
 
 
 def test_draws_belong_to_seed_and_sample() -> None:
-    table = draws([3, 4], 2, 5)
-    assert table.shape == (4, 5)
+    table = np.stack([draws(seed, sample, 5) for seed in (3, 4) for sample in (0, 1)])
     assert len(np.unique(table)) == 20
-    np.testing.assert_array_equal(table[2:], draws([4], 2, 5))
-    np.testing.assert_array_equal(table[:, :3], draws([3, 4], 2, 3))
+    np.testing.assert_array_equal(table[:, :3], [draws(seed, sample, 3) for seed in (3, 4) for sample in (0, 1)])

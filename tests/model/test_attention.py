@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanochat.model.attention import attention, attention_at, by_blocks, flex, fused
+from nanochat.model.attention import attention, by_blocks, flex, fused
 
 
 def plain_attention(q, k, v, visible):
@@ -54,17 +54,6 @@ def test_flex_attention_sees_the_same_window(n_kv_head):
 def test_the_fused_kernel_shares_keys_among_grouped_queries():
     q, k, v = heads(4, 2, 20)
     torch.testing.assert_close(fused(q, k, v), plain_attention(q, k, v, torch.ones(20, 20).tril().bool()))
-
-
-@pytest.mark.parametrize("window", [None, 7])
-@pytest.mark.parametrize("num_queries", [3, 1])
-def test_queries_at_their_own_positions_see_what_the_cache_holds_up_to_there(num_queries, window):
-    _, k, v = heads(4, 2, 30)
-    q = heads(4, 2, num_queries, seed=1)[0]
-    positions = torch.tensor([[5], [20]]) + torch.arange(num_queries)
-    age = positions[:, :, None] - torch.arange(30)
-    visible = (age >= 0) & (age < (window or 10**9))
-    torch.testing.assert_close(attention_at(q, k, v, positions, window), plain_attention(q, k, v, visible[:, None]))
 
 
 def test_a_window_never_makes_a_matrix_of_all_queries_by_all_keys():
