@@ -30,7 +30,8 @@ def add_serve(commands: Any) -> argparse.ArgumentParser:
     made.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="pages elsewhere that may ask")
     made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     made.add_argument("--replicas", type=_whole(0, 64), default=0, help="of the model (0: one on every GPU, or one)")
-    made.add_argument("--rows", type=_whole(16, 4096), default=64, help="answers made at a time, by each replica (64)")
+    made.add_argument("--rows", type=_whole(0, 4096), default=0, help="answers made at a time (0: what memory allows)")
+    made.add_argument("--compile", action="store_true", help="faster steps on a CPU, after some 15 s the first time")
     made.add_argument("--queue", type=_whole(0, 100_000), default=256, help="requests that may wait (256)")
     made.add_argument("--seconds", type=_seconds, default=120.0, help="a request may take (120)")
     made.add_argument("--max-tokens", type=_whole(1, 2**31 - 1), default=4096, help="of an answer, at most (4096)")
@@ -58,7 +59,7 @@ def options_of(args: argparse.Namespace) -> Options:
         no_key=args.no_key,
         allow_hosts=args.allow_host,
         allow_origins=args.allow_origin,
-        placement=Placement(args.device, args.rows),
+        placement=Placement(args.device, args.rows, args.compile),
         replicas=args.replicas,
         limits=limits,
         poll_seconds=args.poll,

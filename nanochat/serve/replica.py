@@ -42,16 +42,18 @@ class Asked(Protocol):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a replica computes, and how many rows it decodes at a time."""
+    """Where and how a replica computes. `rows` are decoded at a time; 0: as many as memory allows."""
 
     device: str = "auto"
-    rows: int = 64
+    rows: int = 0
+    compile: bool = False
     local_rank: int = 0
 
     @property
     def words(self) -> tuple[str, ...]:
         """For the command line of the process."""
-        return ("--device", self.device, "--rows", str(self.rows), "--local-rank", str(self.local_rank))
+        words = ("--device", self.device, "--rows", str(self.rows), "--local-rank", str(self.local_rank))
+        return (*words, *["--compile"] * self.compile)
 
 
 class Replica(asyncio.Protocol):
@@ -151,6 +153,11 @@ class Replica(asyncio.Protocol):
         asked, self._asked, self.rows = self._asked, {}, 0
         for who, _ in asked.values():
             who.lost(self)
+
+    @property
+    def room(self) -> int:
+        """Rows that it decodes at a time."""
+        return int(self.facts["rows"])
 
     async def close(self) -> None:
         """Ends the process, by force if it must be."""

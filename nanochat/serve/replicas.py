@@ -56,6 +56,9 @@ class Ticket:
     def deliver(self, piece: Piece) -> None:
         if self.done:
             return
+        if piece.finish == "error":
+            self.fail(ApiError(500, "the engine failed on this request; its log says why", "engine_error"))
+            return
         if self.first is None:
             self.first = time.monotonic()
         if piece.finish is not None:
@@ -193,7 +196,7 @@ class ReplicaSet:
     @property
     def retry_after(self) -> float:
         """Seconds until a place may be free: the queue's length in answers that take as long as the last ones did."""
-        rows = self.placement.rows * max(1, len(self.replicas))
+        rows = sum(replica.room for replica in self.replicas)
         return min(60.0, 1.0 + self.seconds * len(self.waiting) / rows)
 
     def dispatch(self) -> None:
@@ -202,10 +205,8 @@ class ReplicaSet:
             alive = [each for each in self.replicas if each.alive]
             replica = min(alive, key=lambda each: each.rows, default=None)
             ticket = self.waiting[0]
-            if replica is None or (
-                replica.rows and replica.rows + ticket.samples > replica.placement.rows + AHEAD
-            ):  # an idle one takes anything
-                return
+            if replica is None or (replica.rows and replica.rows + ticket.samples > replica.room + AHEAD):
+                return  # an idle one takes anything
             self.waiting.popleft()
             self.running.add(ticket)
             ticket.tries += 1

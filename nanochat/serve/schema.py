@@ -174,8 +174,8 @@ class Usage(Schema):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    forgotten_turns: int = 0
-    prompt_tokens_details: PromptDetails | None = None
+    forgotten_turns: int
+    prompt_tokens_details: PromptDetails
 
 
 class Timings(Schema):

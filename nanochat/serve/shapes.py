@@ -37,7 +37,7 @@ class Shape:
         self.id, self.created, self.model = f"{self.prefix}-{secrets.token_hex(12)}", int(time.time()), model
         self.tokenizer, self.samples, self.top_log_probs = tokenizer, samples, top_log_probs
         self.separate, self.forgotten = separate, forgotten
-        self.prompt_tokens = sum(map(len, prompts))
+        self.prompt_tokens, self.shared = sum(map(len, prompts)), 0
         self.voices = [Voice(index, tokenizer, separate) for index in range(len(prompts) * samples)]
         self.events: dict[int, list[Event]] = defaultdict(list)
         self.pieces: dict[int, list[Piece]] = defaultdict(list)
@@ -52,6 +52,7 @@ class Shape:
     def _by_voice(self, ticket: int, pieces: Iterable[Piece]) -> Iterator[tuple[Voice, list[Piece]]]:
         said: dict[int, list[Piece]] = {}
         for piece in pieces:
+            self.shared += piece.shared
             said.setdefault(ticket * self.samples + piece.sample, []).append(piece)
         return ((self.voices[index], told) for index, told in said.items())
 
@@ -60,7 +61,7 @@ class Shape:
         said = sum(voice.tokens for voice in self.voices)
         total = self.prompt_tokens + said
         counts = {"prompt_tokens": self.prompt_tokens, "completion_tokens": said, "total_tokens": total}
-        return {**counts, "forgotten_turns": self.forgotten}
+        return {**counts, "forgotten_turns": self.forgotten, "prompt_tokens_details": {"cached_tokens": self.shared}}
 
     def whole(self, timings: dict[str, float]) -> dict[str, Any]:
         """The answer that is not streamed."""

@@ -24,6 +24,7 @@ class Piece:
     log_prob: float
     top: tuple[tuple[int, float], ...]
     finish: str | None
+    shared: int = 0  # with the first piece: tokens of the prompt that had not to be read again
 
 
 def message(value: Any) -> bytes:

@@ -96,6 +96,16 @@ def test_an_answer_that_comes_back_is_read_as_it_was_said(server, client):
     assert all(prompt[: len(asked[0])] == asked[0] for prompt in asked)
 
 
+def test_the_beginning_of_a_conversation_is_not_read_again(client):
+    messages = [{"role": "user", "content": "A question that nobody has asked before. " * 3}]
+    answer = chat(client, messages)
+    assert answer.usage.prompt_tokens_details.cached_tokens < 20
+    said = answer.choices[0].message
+    again = chat(client, [*messages, said.model_dump(exclude_none=True), {"role": "user", "content": "And?"}])
+    before = answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert before - 2 <= again.usage.prompt_tokens_details.cached_tokens <= before
+
+
 def test_characters_of_several_bytes_come_whole(client):
     chunks = client.completions.create(model="nanochat", prompt="x", temperature=0, stream=True)
     texts = [choice.text for chunk in chunks for choice in chunk.choices]
