@@ -195,6 +195,11 @@ def _gauges(serving: Serving) -> list[tuple[str, str, metrics.Labels, float]]:
     return told
 
 
+EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "description": "a chunk as JSON, an error, at the end [DONE]"}},
+}
 COUNTERS = {
     "answers_total": "Answers that came to their end, by how.",
     "prompt_tokens_total": "Tokens of prompts that were answered.",
@@ -237,7 +242,7 @@ def _routes(app: FastAPI, api: Api) -> None:
     def told(*statuses: int, stream: bool = False) -> dict[int | str, dict[str, Any]]:
         answers: dict[int | str, dict[str, Any]] = {status: {"model": schema.ErrorBody} for status in statuses}
         if stream:
-            answers[200] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+            answers[200] = {"content": {"text/event-stream": {"schema": EVENT}}}
         return answers
 
     refused = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MOST_MESSAGES, MOST_PARTS = 512, 512
 MOST_CHOICES, MOST_PROMPTS = 16, 16
@@ -18,8 +18,21 @@ MOST_STOPS, LONGEST_STOP = 4, 64
 MOST_TOP = 20
 LARGEST_TOKENS = 2**31 - 1
 
+
+def _whole(given: Any) -> Any:
+    """1.0 is an integer in JSON Schema (2020-12, section 6.1.1)."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
 ToolDisplay = Literal["inline", "separate"]
 StopText = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+TokenCount = Annotated[int, Field(ge=1, le=LARGEST_TOKENS), BeforeValidator(_whole)]
+Choices = Annotated[int, Field(ge=1, le=MOST_CHOICES), BeforeValidator(_whole)]
+One = Annotated[int, Field(ge=1, le=1), BeforeValidator(_whole)]
+Top = Annotated[int, Field(ge=0, le=MOST_TOP), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), BeforeValidator(_whole)]
+TokenId = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 
 
@@ -89,11 +102,11 @@ class SamplingFields(Schema):
     """How the next token is chosen. null is the default."""
 
     model: str = Field("", description="a name of /v1/models; empty: the model that is served")
-    n: int | None = Field(None, ge=1, le=MOST_CHOICES, description="answers to one prompt (1)")
+    n: Choices | None = Field(None, description="answers to one prompt (1)")
     stream: bool | None = Field(None, description="send the answer as it is made, as server-sent events")
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2, description="0 takes the likeliest token each time (0.6)")
-    top_k: int | None = Field(None, ge=1, le=LARGEST_TOKENS, description="among so many likeliest tokens (50)")
+    top_k: TokenCount | None = Field(None, description="among so many likeliest tokens (50)")
     top_p: float | None = Field(None, gt=0, le=1, description="among the likeliest tokens that make up so much (1)")
     min_p: float | None = Field(
         None, ge=0, le=1, description="among those so many times as likely as the likeliest (0)"
@@ -101,9 +114,9 @@ class SamplingFields(Schema):
     repetition_penalty: float | None = Field(
         None, gt=0, le=10, description="of tokens that are there already (1: none)"
     )
-    max_tokens: int | None = Field(None, ge=1, le=LARGEST_TOKENS, description="at most so many tokens an answer")
+    max_tokens: TokenCount | None = Field(None, description="at most so many tokens an answer")
     stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
-    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="the same seed, the same answer")
+    seed: Seed | None = Field(None, description="the same seed, the same answer")
     frequency_penalty: Zero | None = Field(None, description="not here: use repetition_penalty")
     presence_penalty: Zero | None = Field(None, description="not here: use repetition_penalty")
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = Field(None, description="not here")
@@ -118,9 +131,9 @@ class ChatRequest(SamplingFields):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
-    max_completion_tokens: int | None = Field(None, ge=1, le=LARGEST_TOKENS, description="goes before max_tokens")
+    max_completion_tokens: TokenCount | None = Field(None, description="goes before max_tokens")
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
+    top_logprobs: Top | None = None
     response_format: ResponseFormat | None = None
     tool_display: ToolDisplay = Field("inline", description="calls of the calculator within the text, or beside it")
     truncation: Literal["disabled", "auto"] = Field(
@@ -133,14 +146,14 @@ class CompletionRequest(SamplingFields):
 
     prompt: (
         str
-        | Annotated[list[int], Field(min_length=1)]
+        | TokenIds
         | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[list[int]], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS)]
     )
-    logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
+    logprobs: Top | None = None
     echo: Literal[False] | None = Field(None, description="not here")
     suffix: Annotated[str, Field(max_length=0)] | None = Field(None, description="not here")
-    best_of: int | None = Field(None, ge=1, le=1, description="not here: use n")
+    best_of: One | None = Field(None, description="not here: use n")
 
     @property
     def prompts(self) -> Sequence[str | list[int]]:

@@ -34,11 +34,19 @@ def call(expression):
     return [{"type": "python", "text": expression}, {"type": "python_output", "text": evaluate(expression) or FAILED}]
 
 
-EXPRESSIONS = st.sampled_from(["1+1", "12*34", '"a]b".count("]")', '"x = y".count("=")', "1/0", "garden", "1,000*2", '"[[".count("[")'])
+EXPRESSIONS = st.sampled_from(
+    ["1+1", "12*34", '"a]b".count("]")', '"x = y".count("=")', "1/0", "garden", "1,000*2", '"[[".count("[")']
+)
 PLAIN = st.text(st.characters(exclude_characters="[]=", exclude_categories=["Cs"]), min_size=1, max_size=12)
 
 
-@given(st.lists(st.one_of(PLAIN.map(lambda text: [{"type": "text", "text": text}]), EXPRESSIONS.map(call)), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.one_of(PLAIN.map(lambda text: [{"type": "text", "text": text}]), EXPRESSIONS.map(call)),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_an_answer_as_it_was_shown_is_taken_apart_as_it_was_said(pieces):
     parts = []
     for piece in (part for some in pieces for part in some):
@@ -51,7 +59,16 @@ def test_an_answer_as_it_was_shown_is_taken_apart_as_it_was_said(pieces):
 
 @pytest.mark.parametrize(
     "text",
-    ["[1+1 = 3] no", "[1+1 =2] no", "[1+1 = 2]no", "1+1 = 2] no", "[see = below] no", "[1+1\n = 2] no", "a[0] = 3] no", ""],
+    [
+        "[1+1 = 3] no",
+        "[1+1 =2] no",
+        "[1+1 = 2]no",
+        "1+1 = 2] no",
+        "[see = below] no",
+        "[1+1\n = 2] no",
+        "a[0] = 3] no",
+        "",
+    ],
 )
 def test_what_the_calculator_does_not_say_stays_text(text):
     assert parts_of(text) == ([{"type": "text", "text": text}] if text else [])
@@ -153,11 +170,21 @@ def test_an_answer_that_is_cut_within_a_call_tells_what_there_is():
 
 def test_the_name_of_a_special_token_in_a_text_is_text():
     written = Piece(0, 65, "<|python_start|>", False, 0.0, (), None)
-    assert heard([written], separate=True)[0] == heard([written], separate=False)[0] == [{"content": "<|python_start|>"}]
+    assert (
+        heard([written], separate=True)[0] == heard([written], separate=False)[0] == [{"content": "<|python_start|>"}]
+    )
 
 
 def test_a_mark_out_of_place_breaks_nothing():
-    names = ["<|output_end|>", "<|python_end|>", "<|output_start|>", "x", "<|python_start|>", "<|python_start|>", "<|output_end|>"]
+    names = [
+        "<|output_end|>",
+        "<|python_end|>",
+        "<|output_start|>",
+        "x",
+        "<|python_start|>",
+        "<|python_start|>",
+        "<|output_end|>",
+    ]
     events, _ = heard([pieces_of(name) for name in names], separate=True)
     assert events[0] == {"content": "x"}
     assert all("tool" in event for event in events[1:])

@@ -53,7 +53,9 @@ def post(client, content, path="/v1/chat/completions", kind="application/json"):
     return client.post(path, content=content, headers={"content-type": kind} if kind else {})
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 5000, b"9" * 5000, b'{"messages": NaN}', b"null", b"[]"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[" * 5000, b"9" * 5000, b'{"messages": NaN}', b"null", b"[]"]
+)
 def test_what_is_no_request_is_refused(http_client, content):
     assert error(post(http_client, content), 400)["type"] == "invalid_request_error"
 
@@ -228,7 +230,11 @@ def test_an_open_door_is_said_aloud(endless):
 def test_the_numbers_are_prometheus_s_and_count(server, http_client):
     def numbers():
         families = text_string_to_metric_families(http_client.get("/metrics").text)
-        return {(sample.name, *sorted(sample.labels.items())): sample.value for family in families for sample in family.samples}
+        return {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for family in families
+            for sample in family.samples
+        }
 
     before = numbers()
     with server.client() as client:

@@ -154,7 +154,11 @@ def test_log_probabilities_belong_to_the_tokens_that_were_sent(client):
         for choice in chunk.choices:
             streamed += choice.logprobs.content if choice.logprobs else []
     assert [entry.token for entry in streamed] == [entry.token for entry in entries]
-    logs = client.completions.create(model="nanochat", prompt="a", temperature=0, logprobs=1, max_tokens=3).choices[0].logprobs
+    logs = (
+        client.completions.create(model="nanochat", prompt="a", temperature=0, logprobs=1, max_tokens=3)
+        .choices[0]
+        .logprobs
+    )
     assert logs.tokens == ["b", "c", "a"]
     assert logs.text_offset == [0, 1, 2]
     assert [list(top) for top in logs.top_logprobs] == [["b"], ["c"], ["a"]]
@@ -212,7 +216,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(("more", "kind", "code", "param"), REFUSED, ids=[f"{p}-{i}" for i, (*_, p) in enumerate(REFUSED)])
+@pytest.mark.parametrize(
+    ("more", "kind", "code", "param"), REFUSED, ids=[f"{p}-{i}" for i, (*_, p) in enumerate(REFUSED)]
+)
 def test_what_cannot_be_is_refused_by_name(client, more, kind, code, param, stream):
     with pytest.raises(kind) as raised:
         client.chat.completions.create(**{"model": "nanochat", "messages": QUESTION, "stream": stream, **more})
