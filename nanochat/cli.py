@@ -162,14 +162,19 @@ class Lines(Observer):
         print(f"done    {job.address}  {outcome.seconds:.1f} s", flush=True)
 
 
-def command_serve(args: argparse.Namespace, open_store: OpenStore) -> int:
-    """A page and OpenAI's API over a model, until it is ended."""
-    if args.address.startswith("models:/"):
+def command_serve(
+    args: argparse.Namespace, open_store: OpenStore, provider: Callable[[], source.Source] | None = None
+) -> int:
+    """A page and OpenAI's API over a model, until it is ended. `provider` knows one that may change."""
+    if provider is None and args.address.startswith("models:/"):
         raise ValueError(f"{args.address} is a name in MLflow's registry: use `nanochat`, or give an address")
-    options, model = serve_arguments.options_of(args), chosen(args, open_store)
+    options = serve_arguments.options_of(args)
+    if provider is None:
+        model = chosen(args, open_store)
+        provider = lambda: model  # noqa: E731
     from nanochat.serve.run import serve
 
-    return serve(lambda: model, options)
+    return serve(provider, options)
 
 
 def chosen(args: argparse.Namespace, open_store: OpenStore) -> source.Source:
