@@ -193,15 +193,16 @@ def command_chat(args: argparse.Namespace, open_store: OpenStore) -> int:
         directory = model.directory
         print(model.address, file=sys.stderr)
     os.environ.update(launch.bounded_spin(os.environ))  # before torch is loaded
-    from nanochat.inference import chat
-    from nanochat.inference import sampling as limits
+    from nanochat.inference import chat, terminal
+    from nanochat.inference.sampling import Sampling
 
-    limits.check_settings(args.max_new_tokens, args.temperature, args.top_k)
-    sampling = {"temperature": args.temperature, "top_k": args.top_k, "max_new_tokens": args.max_new_tokens}
+    sampling = Sampling(args.max_new_tokens, args.temperature, args.top_k)
     if len(args.prompt) <= 1:
-        chat.chat(directory, *args.prompt, **sampling)
+        prompt = args.prompt[0] if args.prompt else None
+        terminal.chat(directory, prompt, sampling, history=args.home / "chat_history")
         return 0
-    for question, answer in zip(args.prompt, chat.Chatbot(directory).answers(args.prompt, **sampling), strict=True):
+    said = chat.Chatbot(directory).answers(args.prompt, args.max_new_tokens, args.temperature, args.top_k)
+    for question, answer in zip(args.prompt, said, strict=True):
         print(f"> {question}\n{answer}\n")
     return 0
 

@@ -11,20 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from nanochat.evaluation.core_bundle import CoreTask, prompts
+from nanochat.evaluation.prefix_tree import Line, PrefixTree
 from nanochat.evaluation.scores import TaskScore, text_digest
-from nanochat.inference.engine import pad_right
 from nanochat.model.gpt import GPT
-from nanochat.model.kv_cache import KVCache
 from nanochat.training.distributed import World, all_reduce_sum
 
 if TYPE_CHECKING:
     from nanochat.data.tokenizer import Tokenizer
+
+CPU_TOKENS = 2048  # of a batch: activations of more leave the caches, and twice as many took 10 % longer
+CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 27  # numbers at a time
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,16 @@ class Question:
     spans: tuple[tuple[int, int], ...]
     gold: int  # index of the right row; a language-modeling question has one row
 
-    @property
+    @cached_property
     def shared(self) -> int:
-        """Tokens that all rows begin with and whose predictions are not needed: read once."""
-        return min(_common(self.rows), *(start - 1 for start, _ in self.spans))
+        """Tokens that all rows begin with: read once. The last token of a row is not read, since nothing follows."""
+        return min(_common(self.rows), *(len(row) - 1 for row in self.rows))
+
+    @property
+    def num_read(self) -> int:
+        """Tokens that are read to answer it, those included that `Line` repeats."""
+        rests = [len(row) - 1 - self.shared for row in self.rows]
+        return self.shared + sum(rests) + max(sum(rest > 0 for rest in rests) - 1, 0)
 
 
 def question(kind: str, rows: Sequence[Sequence[int]], gold: int, sequence_len: int) -> Question:
@@ -107,6 +116,8 @@ def verdicts(
         rows = [[tokenizer.bos, *next(encoded)] for _ in texts[index]]
         asked[index] = question(kind, rows, golds[index], model.config.sequence_len)
     index_of = {id(item): index for index, item in asked.items()}
+    if device.type == "cpu":
+        tokens_per_batch = min(tokens_per_batch, CPU_TOKENS)
     right = torch.zeros(len(texts), dtype=torch.int32, device=device)
     for done, batch in batches(list(asked.values()), tokens_per_batch):
         right[[index_of[id(item)] for item in batch]] = torch.tensor(
@@ -118,61 +129,52 @@ def verdicts(
 
 def batches(questions: Sequence[Question], tokens_per_batch: int) -> Iterator[tuple[int, list[Question]]]:
     """Questions of like length together, at most so many padded tokens a batch, with the number done after it."""
+    size = {id(item): item.num_read for item in questions}
+    longest_first = sorted(questions, key=lambda item: size[id(item)], reverse=True)
     done = 0
-    batch: list[Question] = []
-    size = {id(item): (max(map(len, item.rows)), len(item.rows)) for item in questions}
-    rows = 0
-    for item in sorted(questions, key=lambda item: size[id(item)], reverse=True):
-        longest = size[id(batch[0])][0] if batch else 0
-        if batch and (rows + len(item.rows)) * longest > tokens_per_batch:
-            done += len(batch)
-            yield done, batch
-            batch, rows = [], 0
-        batch.append(item)
-        rows += len(item.rows)
-    if batch:
-        yield done + len(batch), batch
+    while done < len(questions):
+        count = max(1, tokens_per_batch // max(size[id(longest_first[done])], 1))
+        batch = longest_first[done : done + count]
+        done += len(batch)
+        yield done, batch
 
 
 @torch.inference_mode()
 def answer(model: GPT, batch: Sequence[Question]) -> list[bool]:
-    """Whether each question is answered correctly. The shared beginnings are read once, then the rest of every row."""
-    device = model.wte.weight.device
-    heads = [item.rows[0][: item.shared] for item in batch]
-    tails = [row[item.shared :] for item in batch for row in item.rows]
-    owner = [index for index, item in enumerate(batch) for _ in item.rows]
-    cache = KVCache(model.config, len(tails), device=device, dtype=model.compute_dtype)
-    if any(heads):
-        firsts = [owner.index(index) for index in range(len(batch))]
-        shared = pad_right(heads)
-        reading = cache.reading(shared, firsts, [len(head) for head in heads])
-        model.features(shared.to(device), reading)
-        reading.finish()
-        others = [(firsts[index], row) for row, index in enumerate(owner) if row != firsts[index]]
-        if others:
-            sources, copies = ([pair[i] for pair in others] for i in (0, 1))
-            cache.copy(sources, copies, cache.lengths[sources].tolist(), cache.latest[sources].tolist())
-    given = pad_right(tails)
-    tokens = given.to(device)  # (R, T)
-    reading = cache.reading(given, range(len(tails)), [len(tail) for tail in tails])
-    logits = model(tokens, reading)[:, :-1]  # (R, T - 1, V)
-    targets = tokens[:, 1:]
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(
-        targets
-    )
-    hits = logits.argmax(-1) == targets
-    return _verdicts(batch, losses.cpu(), hits.cpu())
+    """Whether each question is answered correctly. What its rows share is read once, and all of it in one forward."""
+    lines = [Line.of(item.rows[0][: item.shared], [row[item.shared : -1] for row in item.rows]) for item in batch]
+    tree = PrefixTree(lines, model.wte.weight.device)
+    places: list[int] = []  # of the tokens before the scored ones, among all
+    targets: list[int] = []
+    width = tree.tokens.size(1)
+    for index, (item, line) in enumerate(zip(batch, lines, strict=True)):
+        for row, (tokens, (start, end)) in enumerate(zip(item.rows, item.spans, strict=True)):
+            places += [index * width + line.place(row, at - 1) for at in range(start, end)]
+            targets += tokens[start:end]
+    features = model.features(tree.tokens, tree).flatten(0, 1)  # (B T, C)
+    return _verdicts(batch, *_scored(model, features[places], torch.tensor(targets, device=features.device)))
 
 
-def _verdicts(batch: Sequence[Question], losses: Tensor, hits: Tensor) -> list[bool]:
-    """From losses and hits (R, T - 1) of the tails to a verdict per question."""
-    verdicts, row = [], 0
+def _scored(model: GPT, features: Tensor, targets: Tensor) -> tuple[list[float], list[bool]]:
+    """The loss of each target (N,) after features (N, C), in nats, and whether it was the likeliest token."""
+    memory = CPU_LOGITS if features.device.type == "cpu" else GPU_LOGITS
+    chunk = max(1, memory // model.config.vocab_size)
+    losses, hits = [], []
+    for some, wanted in zip(features.split(chunk), targets.split(chunk), strict=True):
+        logits = model.logits(some)  # (n, V)
+        losses.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none"))
+        hits.append(logits.argmax(-1) == wanted)
+    return torch.cat(losses).tolist(), torch.cat(hits).tolist()
+
+
+def _verdicts(batch: Sequence[Question], losses: Sequence[float], hits: Sequence[bool]) -> list[bool]:
+    """A verdict per question, from the loss and hit of every scored token of every row."""
+    verdicts, at = [], 0
     for item in batch:
         means, exact = [], []
         for start, end in item.spans:
-            span = slice(start - item.shared - 1, end - item.shared - 1)
-            means.append(losses[row, span].mean().item())
-            exact.append(bool(hits[row, span].all()))
-            row += 1
+            scored = slice(at, at := at + end - start)
+            means.append(sum(losses[scored]) / (end - start))
+            exact.append(all(hits[scored]))
         verdicts.append(exact[0] if len(item.rows) == 1 else means.index(min(means)) == item.gold)
     return verdicts

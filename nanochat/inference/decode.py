@@ -89,23 +89,22 @@ def compile_decode(
 
 
 class CudaGraph:
-    """One shape of the step, captured after a warm-up and replayed (CUDA programming guide, "CUDA Graphs")."""
+    """One shape of the compiled step, captured and replayed (CUDA programming guide, "CUDA Graphs")."""
 
     def __init__(
         self, model: GPT, rooms: tuple[int, ...], tokens: Tensor, step: list[Tensor], views: tuple[list[Tensor], ...]
     ) -> None:
         device = model.wte.weight.device
         self.tokens, self.step = tokens.to(device), [each.to(device) for each in step]
-        compiled = torch.compile(decode, fullgraph=True, dynamic=False)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # reads the same tokens into the same places, each time anew
+        with torch.cuda.stream(side):  # warm-up, as capture wants it: the same tokens into the same places
             for _ in range(2):
-                compiled(model, rooms, self.tokens, self.step, *views)
+                compile_decode(model, rooms, self.tokens, self.step, *views)
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.decoded = compiled(model, rooms, self.tokens, self.step, *views)
+            self.decoded = compiled_decode()(model, rooms, self.tokens, self.step, *views)
 
     def __call__(self, tokens: Tensor, step: list[Tensor]) -> Decoded:
         """The result lies in memory that the next call writes again."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from nanochat.inference.requests import Completion, Delta
+from nanochat.inference.requests import Completion, Delta, Request
 from nanochat.inference.sampling import Sampling
 from nanochat.inference.scheduler import Scheduler
 from nanochat.inference.text_stream import TextStream
@@ -36,13 +36,20 @@ class Engine:
     """Decodes with a copy of the model's weights; `update` takes over what training has made of them since.
 
     `max_rows` answers are under way at once (0: as many as memory allows), the rest waits. `compile` makes a step on a
-    CPU two to four times as fast, after a compilation of some 15 s that later processes find in their cache.
+    CPU two to four times as fast, after a compilation of some 15 s that later processes find in their cache; None:
+    on a GPU only, where it takes away the time between kernels.
     """
 
     def __init__(
-        self, model: GPT, tokenizer: "Tokenizer", calculator: bool = True, max_rows: int = 0, compile: bool = False
+        self,
+        model: GPT,
+        tokenizer: "Tokenizer",
+        calculator: bool = True,
+        max_rows: int = 0,
+        compile: bool | None = None,
     ) -> None:
         self.model, self.tokenizer = model.inference_copy(), tokenizer
+        compile = self.model.wte.weight.device.type == "cuda" if compile is None else compile
         self.terminals = (tokenizer.special("<|assistant_end|>"), tokenizer.bos)
         self.scheduler = Scheduler(self.model, tokenizer, calculator, max_rows or rows_that_fit(self.model), compile)
 
@@ -84,18 +91,28 @@ class Engine:
         self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling], num_samples: int = 1
     ) -> list[Completion]:
         """As `generate`, with settings of its own for each prompt."""
-        requests = []
+        found = dict(self.as_completed(prompts, samplings, num_samples))
+        return [completion for index in range(len(prompts)) for completion in found[index]]
+
+    def as_completed(
+        self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling], num_samples: int = 1
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Which prompt, and all its answers, as soon as they are there; the others go on meanwhile."""
+        requests: list[list[Request]] = []
         try:
             for prompt, sampling in zip(prompts, samplings, strict=True):
                 requests.append(self.scheduler.submit(prompt, sampling, num_samples))
-            while not all(piece.done for pieces in requests for piece in pieces):
+            left = dict(enumerate(requests))
+            while left:
+                ended = self.scheduler.counts.ended
                 self.scheduler.step()
+                if self.scheduler.counts.ended > ended:
+                    for index in [index for index, pieces in left.items() if all(piece.done for piece in pieces)]:
+                        yield index, [piece.completions[n] for piece in left.pop(index) for n in piece.samples]
         finally:
-            for pieces in requests:
-                for piece in pieces:
-                    if not piece.done:  # an error or Ctrl-C: whoever generates next must not wait for them
-                        piece.cancel()
-        return [piece.completions[n] for pieces in requests for piece in pieces for n in piece.samples]
+            for piece in (piece for pieces in requests for piece in pieces):
+                if not piece.done:  # an error or Ctrl-C: whoever generates next must not wait for them
+                    piece.cancel()
 
     def stream_deltas(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Delta]:
         """One answer as it is made; raises what `generate` raises. A stream that is closed early is cancelled."""

@@ -91,3 +91,4 @@ class Counts:
     read: int = 0  # tokens of prompts
     shared: int = 0  # tokens of prompts that some row had read already
     generated: int = 0
+    ended: int = 0  # answers

@@ -333,6 +333,7 @@ class Scheduler:
         text = self.tokenizer.decode(tokens[:-1] if last else tokens)
         if answer.text is not None and answer.text.stopped:
             text = text[: min(at for end in answer.request.sampling.stop if (at := text.find(end)) >= 0)]
+        self.counts.ended += 1
         answer.request.completions[answer.sample] = Completion(
             tokens,
             rows.spoken[row, start:stop].astype(int).tolist(),

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +22,21 @@ from torch.utils.checkpoint import checkpoint
 
 from nanochat.model.attention import attention
 from nanochat.model.config import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, GPTConfig
-from nanochat.model.kv_cache import DecodeStep, Reading
-
-Cached = Reading | DecodeStep | None
 
 __all__ = ["GPT", "GPTConfig", "InitScales"]
 
+
+class Past(Protocol):
+    """What tokens (B, T) see beside each other: kv_cache's `Reading` and `DecodeStep` are such."""
+
+    positions: Tensor  # (B, T)
+    before: Tensor  # (B,) the token before the first; -1: none
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        """The attention of that layer: q (B, T, H, D), k and v (B, T, K, D)."""
+
+
+Cached = Past | None
 NORM_EPS = 1e-6  # torch's default is the epsilon of the input's dtype: 0.8 % in bf16
 
 
@@ -179,7 +188,7 @@ class GPT(nn.Module):
         x = self.features(tokens, cache)
         if last is not None:
             x = x[torch.arange(len(x), device=x.device), last.to(x.device)]
-        return self._logits(x)
+        return self.logits(x)
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood (B, T) in nats, fp32, of `targets` (B, T) after `tokens` (B, T); 0 for target -1."""
@@ -192,7 +201,7 @@ class GPT(nn.Module):
 
     def _losses(self, x: Tensor, targets: Tensor) -> Tensor:
         """Losses (N,) of features x (N, C) and targets (N,)."""
-        return F.cross_entropy(self._logits(x), targets, ignore_index=-1, reduction="none")
+        return F.cross_entropy(self.logits(x), targets, ignore_index=-1, reduction="none")
 
     def loss(self, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """The SUM over tokens of weight * negative log-likelihood, fp32; the caller divides by its normalizer."""
@@ -271,7 +280,8 @@ class GPT(nn.Module):
         gate = torch.sigmoid(self.smear_gate(x[..., :SMEAR_GATE_CHANNELS]))  # (B, T, 1)
         return x + self.smear_lambda.to(x.dtype) * gate * previous
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
+        """Soft-capped logits (..., V) in fp32 of features (..., C)."""
         cap = self.config.logit_softcap  # arXiv:2408.00118
         return cap * torch.tanh(self.lm_head(x).float() / cap)
 

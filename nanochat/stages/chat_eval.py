@@ -1,10 +1,10 @@
 """Asks a chat model held-out problems and counts the right answers.
 
-Generative tasks are answered through the engine, many problems decoding together; multiple choice takes the likeliest
-of the offered letters after the prompt. Promises: problems come from test splits only; an answer does not depend on
-the batch, nor on how many ranks share the problems, and every rank returns the same numbers; only rank 0 writes; a
-problem that does not fit the context counts as wrong and is said so; code of a model runs in the sandbox or the task
-is reported as not run; the digest says what was asked, so that only like is compared with like. Ranks meet when the
+Generative problems of all tasks are answered through the engine in one queue; multiple choice takes the likeliest of
+the offered letters after the prompt. Promises: problems come from test splits only; an answer does not depend on the
+batch, nor on how many ranks share the problems, and every rank returns the same numbers; only rank 0 writes; a problem
+that does not fit the context counts as wrong and is said so; code of a model runs in the sandbox or the task is
+reported as not run; the digest says what was asked, so that only like is compared with like. Ranks meet when the
 answers are there, through files, since one may take longer than a collective waits. Not here: what a task asks.
 """
 
@@ -89,15 +89,13 @@ def _answers(
 ) -> dict[str, list[list[Answer]]]:
     """By task, the answers to each of its problems in order; on every rank those of all."""
     place = ctx.work / broadcast_object(f"answers-{uuid.uuid4().hex}")  # of this attempt alone
-    engine = Engine(*load(_trained(stage, ctx), stage.device, stage.dtype, world.local_rank))
-    total, before = sum(sizes.values()), 0
-    mine: dict[str, list[list[Answer]]] = {name: [] for name in tasks}
-    for name, task in tasks.items():
-        for some in ask(engine, task, sizes[name], batch_size=stage.device_batch_size, decoding=decoding, world=world):
-            mine[name] += some
-            # about: the others are taken to be as far as this one
-            ctx.metrics.progress(before + min(len(mine[name]) * world.size, sizes[name]), total, "problems")
-        before += sizes[name]
+    model = load(_trained(stage, ctx), stage.device, stage.dtype, world.local_rank)
+    engine, total = Engine(*model, max_rows=stage.device_batch_size), sum(sizes.values())
+
+    def told(done: int) -> None:  # about: the others are taken to be as far as this one
+        ctx.metrics.progress(min(done * world.size, total), total, "problems")
+
+    mine = ask(engine, tasks, sizes, batch_size=stage.device_batch_size, decoding=decoding, world=world, told=told)
     plain = {name: [[astuple(answer) for answer in given] for given in some] for name, some in mine.items()}
     shares = gather_files(plain, place, world)
     return {

@@ -143,7 +143,7 @@ def test_prompts_are_those_of_the_reference():
 def test_scored_tokens_are_the_tail_the_common_end_and_the_continuation():
     choice = core_metric.question("multiple_choice", [[9, 1, 2, 3], [9, 1, 4, 5, 6]], 1, 100)
     assert choice.spans == ((2, 4), (2, 5))
-    assert choice.shared == 1
+    assert (choice.shared, choice.num_read) == (2, 2 + 1 + 2 + 1)  # the last tokens are not read, one is repeated
     schema = core_metric.question("schema", [[9, 1, 7, 8], [9, 2, 3, 7, 8]], 0, 100)
     assert schema.spans == ((2, 4), (3, 5))
     assert core_metric.question("language_modeling", [[9, 1], [9, 1, 2, 3]], 0, 100).spans == ((2, 4),)
@@ -173,8 +173,9 @@ def test_a_batch_keeps_to_its_tokens_and_every_question_is_asked_once():
     assert sorted(map(id, (q for _, batch in made for q in batch))) == sorted(map(id, questions))
     assert [done for done, _ in made][-1] == 30
     for _, batch in made:
-        rows = [row for question in batch for row in question.rows]
-        assert len(batch) == 1 or len(rows) * max(map(len, rows)) <= 2000
+        lines = [core_metric.Line.of(q.rows[0][: q.shared], [row[q.shared : -1] for row in q.rows]) for q in batch]
+        assert [len(line.tokens) for line in lines] == [question.num_read for question in batch]
+        assert len(batch) == 1 or len(lines) * max(len(line.tokens) for line in lines) <= 2000
 
 
 def test_a_limit_takes_the_first_of_the_reference_shuffle(tmp_path):

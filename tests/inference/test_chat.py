@@ -6,21 +6,30 @@ replaced, the code under them is not.
 
 import io
 import itertools
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.inference.chat import Chatbot, ChatSession, answers, chat, readable
+from nanochat.inference import terminal
+from nanochat.inference.chat import Chatbot, ChatSession, answers, readable
+from nanochat.inference.sampling import Sampling
+from nanochat.inference.terminal import chat
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import save_model
+from tests.paths import ROOT
 
 TOKENIZER = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 START, END = TOKENIZER.special("<|assistant_start|>"), TOKENIZER.special("<|assistant_end|>")
 CALL, CALLED = TOKENIZER.special("<|python_start|>"), TOKENIZER.special("<|python_end|>")
 RESULTED = TOKENIZER.special("<|output_end|>")
+GREEDY = Sampling(20)
 
 
 @pytest.fixture
@@ -44,11 +53,11 @@ def typed(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
 
 
 def conversation(model_dir: Path, max_new_tokens: int = 20) -> ChatSession:
-    return ChatSession(Chatbot(model_dir, "cpu"), max_new_tokens, 0.0, None)
+    return ChatSession(Chatbot(model_dir, "cpu"), Sampling(max_new_tokens))
 
 
 def test_one_question_is_answered_and_that_is_all(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    chat(model_dir, prompt="What is 6*7?", temperature=0.0, device="cpu")
+    chat(model_dir, prompt="What is 6*7?", sampling=GREEDY, device="cpu")
     assert capsys.readouterr().out == "[6*7 = 42] OK.\n"
 
 
@@ -62,7 +71,7 @@ def test_a_conversation_goes_on_until_it_is_ended(
     model_dir: Path, last: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed(monkeypatch, "Hi", "", "more", *last)
-    chat(model_dir, temperature=0.0)
+    chat(model_dir, sampling=GREEDY)
     out = capsys.readouterr().out
     assert out.count("[6*7 = 42] OK.\n") == 2
     assert "/quit" in out.splitlines()[0]
@@ -98,7 +107,7 @@ def test_when_the_context_is_full_the_oldest_turns_are_forgotten_with_a_word(mod
 
 def test_clear_forgets(model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     typed(monkeypatch, "question 1", "/clear", "question 2", "/quit")
-    chat(model_dir, temperature=0.0)
+    chat(model_dir, sampling=GREEDY)
     assert "forgot" not in capsys.readouterr().out
 
 
@@ -109,10 +118,79 @@ def test_a_text_beyond_the_context_is_refused_and_the_conversation_goes_on(
         chat(model_dir, prompt="x" * 66)
     typed(monkeypatch, "x" * 66, "Hi")
     capsys.readouterr()
-    chat(model_dir, temperature=0.0)
+    chat(model_dir, sampling=GREEDY)
     assert "(a prompt of 70 tokens" in (out := capsys.readouterr().out)
     assert "forgot" not in out
     assert "[6*7 = 42] OK." in out
+
+
+def test_commands_are_obeyed_and_unknown_ones_are_not_questions(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        "/temperature 0.5",
+        "/topk 3",
+        "/topk",
+        "/topp 7",
+        "/tokens lots",
+        "/nonsense",
+        "/nonsense of mine",
+        "/retry",
+    ]
+    typed(monkeypatch, *lines, "/help", "/undo", "/quit")
+    chat(model_dir, sampling=GREEDY)
+    out = capsys.readouterr().out
+    assert "OK." not in out
+    assert "> temperature = 0.5\n> top_k = 3\n> top_k = 3\n> (top_p=7.0: must be above 0 and at most 1" in out
+    assert "/tokens 'lots': give a number" in out
+    assert out.count("there is no /nonsense") == 2
+    assert out.count(terminal.HELP) == 3
+    assert out.count("there is no question yet") == 2
+
+
+def test_a_question_is_answered_again_and_taken_back(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = conversation(model_dir)
+    "".join(talk.say("Hi"))
+    assert (talk.undo(), talk.turns, talk.undo()) == ("Hi", [], "")
+    typed(monkeypatch, "Hi", "/retry", "/usr/bin is a folder", "/quit")
+    chat(model_dir, sampling=GREEDY)
+    assert capsys.readouterr().out.count("[6*7 = 42] OK.") == 3
+
+
+def test_several_lines_are_edited_sent_and_remembered(model_dir: Path, tmp_path: Path) -> None:
+    """In a terminal of its own, as a person types: Alt-Enter, Enter, Ctrl-C, Ctrl-D."""
+    home = tmp_path / "home"
+    program = "import sys; from pathlib import Path; from nanochat.inference.terminal import chat; "
+    program += "chat(Path(sys.argv[1]), history=Path(sys.argv[2]), device='cpu')"
+    command = [sys.executable, "-c", program, str(model_dir), str(home / "history")]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env={**os.environ, "TERM": "vt100"}
+    )
+    os.close(theirs)
+    screen = ""
+
+    def wait_for(text: str) -> None:
+        nonlocal screen
+        while text not in screen:
+            screen += os.read(ours, 4096).decode(errors="replace")
+        screen = screen[screen.index(text) + len(text) :]
+
+    ready = "\x1b[?2004h"  # bracketed paste: the editor is reading keys
+    wait_for(ready)
+    os.write(ours, b"one\x1b\rtwo\r")
+    wait_for("OK.")
+    wait_for(ready)
+    os.write(ours, b"half\x03")
+    wait_for(ready)
+    os.write(ours, b"\x04")
+    assert process.wait(60) == 0
+    os.close(ours)
+    kept = (home / "history").read_text(encoding="utf-8")
+    assert "+one\n+two\n" in kept
+    assert "half" not in kept
 
 
 class Stopped(io.StringIO):
@@ -127,7 +205,7 @@ class Stopped(io.StringIO):
 def test_ctrl_c_stops_the_answer_and_not_the_conversation(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed(monkeypatch, "Hi", "Ho")
     monkeypatch.setattr("sys.stdout", terminal := Stopped())
-    chat(model_dir, temperature=0.0)
+    chat(model_dir, sampling=GREEDY)
     assert terminal.getvalue().count("[6*7 = 42]  …\n") == 2
 
 
@@ -147,7 +225,7 @@ def test_ctrl_c_at_the_prompt_starts_a_new_line(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", Hesitant("Hi\n"))
-    chat(model_dir, temperature=0.0)
+    chat(model_dir, sampling=GREEDY)
     assert "> \n> [6*7 = 42] OK.\n> \n" in capsys.readouterr().out
 
 

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -101,17 +100,19 @@ def test_answers_do_not_depend_on_the_batch(tmp_path, decoding):
 def test_the_shares_of_the_ranks_are_the_answers_of_one(tmp_path, decoding):
     place, engine = place_in(tmp_path), Engine(random_model(256), BYTES)
     how = Decoding(max_new_tokens=6, **decoding)
-    for task in (make("arithmetic", "test"), make("mmlu", "test", place["task_data"])):
-        (alone,) = ask(engine, task, 9, batch_size=64, decoding=how)
-        assert {len(given) for given in alone} == {how.num_samples if task.name == "arithmetic" else 1}
-        for size in (2, 3, 10):
-            for batch_size in (2, 5):
-                shares = [
-                    list(chain.from_iterable(ask(engine, task, 9, batch_size=batch_size, decoding=how, world=world)))
-                    for world in (World(rank, size) for rank in range(size))
-                ]
-                assert [shares[i % size][i // size] for i in range(9)] == alone
-                assert sum(map(len, shares)) == 9
+    tasks = {"arithmetic": make("arithmetic", "test"), "mmlu": make("mmlu", "test", place["task_data"])}
+    sizes = dict.fromkeys(tasks, 9)
+    alone = ask(engine, tasks, sizes, batch_size=64, decoding=how)
+    assert [{len(given) for given in alone[name]} for name in tasks] == [{how.num_samples}, {1}]
+    for size in (2, 3, 10):
+        for batch_size in (2, 5):
+            shares = [
+                ask(engine, tasks, sizes, batch_size=batch_size, decoding=how, world=World(rank, size))
+                for rank in range(size)
+            ]
+            for name in tasks:
+                assert [shares[i % size][name][i // size] for i in range(9)] == alone[name]
+                assert sum(len(share[name]) for share in shares) == 9
 
 
 def test_two_ranks_write_what_one_does(tmp_path):
@@ -129,7 +130,7 @@ def test_two_ranks_write_what_one_does(tmp_path):
     made, alone = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in (work / "out", place.out))
     assert made == alone
     told = [row["done"] for row in read(work / FILE)]
-    assert told == [4, 8, 9, 17, 18]  # of both ranks; four answers are those to two problems, multiple choice has one
+    assert told == [8, 16, 18]  # of both ranks, after every four problems of one
 
 
 def test_of_several_answers_the_accuracy_is_the_mean_and_there_is_pass_at_k(tmp_path, monkeypatch):
