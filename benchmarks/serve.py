@@ -3,9 +3,9 @@
 First one client asks, one question after the other; then `--clients` do at the same time, each with a connection of
 its own, streaming, for `--seconds`. Prints tokens a second of both, how long the first token took (median, 95th
 percentile), answers by status, and the memory of the server's processes after the first minute and at the end. Exits 1
-where a promise is broken: an error other than 429, p95 above three times the median, memory that grows by more than a tenth
-after the first minute, less than four times the tokens of one at a time. The clients share the machine with the server.
-Without a model a random one of depth 4 is made, which answers nonsense of the same length.
+where a promise is broken: an error other than 429, p95 above three times the median, memory that grows by more than a
+tenth after the first minute, less than four times the tokens of one at a time. The clients share the machine with the
+server. Without a model a random one of depth 4 is made, which answers nonsense of the same length.
 """
 
 from __future__ import annotations

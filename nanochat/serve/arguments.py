@@ -28,6 +28,7 @@ def add_serve(commands: Any) -> argparse.ArgumentParser:
     made.add_argument("--no-key", action="store_true", help="open to everybody who reaches --host")
     made.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name of this server besides")
     made.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="pages elsewhere that may ask")
+    made.add_argument("--open", action="store_true", help="the page in a browser, where there is a screen")
     made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     made.add_argument("--replicas", type=_whole(0, 64), default=0, help="of the model (0: one on every GPU, or one)")
     made.add_argument("--rows", type=_whole(0, 4096), default=0, help="answers made at a time (0: what memory allows)")
@@ -63,6 +64,7 @@ def options_of(args: argparse.Namespace) -> Options:
         replicas=args.replicas,
         limits=limits,
         poll_seconds=args.poll,
+        open_page=args.open,
     )
 
 

@@ -15,6 +15,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -44,6 +46,7 @@ class Options:
     replicas: int = 0
     limits: Limits = field(default_factory=Limits)
     poll_seconds: float = 5.0
+    open_page: bool = False
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and not self.key and not self.no_key:
@@ -65,6 +68,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def has_screen() -> bool:
+    """Whether a browser would be a window, and not take over the terminal."""
+    return sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -163,6 +171,8 @@ def serve(provider: Provider, options: Options) -> int:
         place = f"{count} x {facts['device'].partition(':')[0]}" if count > 1 else facts["device"]
         print(f"{serving.current.source.description} on {place} ({facts['dtype']})")
         print(f"the page  {url}\nthe API   {url}/v1\nCtrl-C ends it", flush=True)
+        if options.open_page and has_screen():
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
     async def whole() -> None:
         loop = asyncio.get_running_loop()
