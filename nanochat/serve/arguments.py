@@ -42,10 +42,13 @@ def add_serve(commands: Any) -> argparse.ArgumentParser:
 
 
 def options_of(args: argparse.Namespace) -> Options:
-    """The arguments as the server takes them. ValueError: one opens the server unsaid."""
-    from nanochat.serve.limits import Limits
-    from nanochat.serve.replica import Placement
-    from nanochat.serve.run import Options
+    """The arguments as the server takes them. ValueError: one opens the server unsaid, or a library is missing."""
+    try:
+        from nanochat.serve.limits import Limits
+        from nanochat.serve.replica import Placement
+        from nanochat.serve.run import Options
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the server needs {error.name}: install the packages of nanochat[serve]") from error
 
     limits = Limits(
         waiting=args.queue,

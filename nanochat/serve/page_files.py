@@ -17,11 +17,11 @@ FOLDER = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-def install(app: FastAPI, folder: Path = FOLDER) -> None:
+def install(app: FastAPI) -> None:
     """A route for every file; index.html is at /."""
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(FOLDER.rglob("*")):
         if path.is_file() and not path.name.startswith("."):
-            name = path.relative_to(folder).as_posix()
+            name = path.relative_to(FOLDER).as_posix()
             _add(app, "/" if name == "index.html" else f"/{name}", path)
 
 

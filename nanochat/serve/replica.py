@@ -48,12 +48,14 @@ class Placement:
     rows: int = 0
     compile: bool = False
     local_rank: int = 0
+    share: int = 1  # replicas of this machine
 
     @property
     def words(self) -> tuple[str, ...]:
         """For the command line of the process."""
-        words = ("--device", self.device, "--rows", str(self.rows), "--local-rank", str(self.local_rank))
-        return (*words, *["--compile"] * self.compile)
+        numbers = {"--rows": self.rows, "--local-rank": self.local_rank, "--share": self.share}
+        words = [word for name, number in numbers.items() for word in (name, str(number))]
+        return ("--device", self.device, *words, *["--compile"] * self.compile)
 
 
 class Replica(asyncio.Protocol):

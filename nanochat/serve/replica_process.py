@@ -61,7 +61,7 @@ class Outbox:
                 deltas, self._deltas = self._deltas, []
             if deltas:
                 self.send({"deltas": deltas})
-            if self.fatal:
+            if self.fatal or (self.worker is not None and not self.worker.alive):
                 os._exit(FAILED)
             if self.worker is not None and time.monotonic() - told > STATISTICS_SECONDS:
                 told = time.monotonic()
@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--local-rank", type=int, default=0)
     parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--share", type=int, default=1)
     args = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -156,6 +157,8 @@ def main() -> None:
 
 def loaded(args: argparse.Namespace) -> tuple[Engine, dict[str, Any]]:
     """The engine, and what the server wants to know of it."""
+    if not os.environ.get("OMP_NUM_THREADS"):  # a core for the server: who waits for it waits for it with every chunk
+        torch.set_num_threads(max(1, (torch.get_num_threads() - 1) // args.share))
     model, tokenizer = load(args.directory, args.device, local_rank=args.local_rank)
     engine = Engine(model, tokenizer, max_rows=args.rows, compile=args.compile)
     device = engine.scheduler.device

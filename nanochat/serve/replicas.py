@@ -138,9 +138,9 @@ class ReplicaSet:
         if not path.is_file():
             raise LoadFailed(f"no model in {self.source.directory}: there is no tokenizer.json")
         self._tokenizer = await asyncio.to_thread(Tokenizer.from_file, path)
-        first = await self._replica(self.placement).start()
+        first = await self._replica(replace(self.placement, share=max(1, self.count))).start()
         count = self.count or int(first.facts["gpus"])  # who has torch knows how many there are
-        ranks = [replace(self.placement, local_rank=rank) for rank in range(1, count)]
+        ranks = [replace(self.placement, local_rank=rank, share=count) for rank in range(1, count)]
         starting = [asyncio.create_task(self._replica(each).start()) for each in ranks]
         try:
             self.replicas = [first, *await asyncio.gather(*starting)]

@@ -203,6 +203,17 @@ def test_a_model_that_does_not_load_ends_the_command_with_its_reason(home, tmp_p
     assert "model.safetensors cannot be read" in said
 
 
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
+def test_a_library_that_is_missing_is_named(home, missing):
+    code = f"import sys; sys.modules[{missing!r}] = None; from nanochat.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "serve", "--home", str(home)], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"needs {missing}: install the packages of nanochat[serve]" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--port", "65536"), ("--port", "x"), ("--seconds", "nan"), ("--drain", "-1"), ("--queue", "1.5")],

@@ -15,6 +15,7 @@ import pytest
 from nanochat.serve.limits import Limits
 from nanochat.serve.replica import LoadFailed, Placement
 from nanochat.serve.source import in_directory
+from tests.paths import ROOT
 from tests.serve.server import ANSWER, CHAINS, END, START, make_model, served, until
 
 LONG = {"prompt": "a", "max_tokens": 4000, "temperature": 0, "stream": True}
@@ -185,6 +186,35 @@ def test_a_setting_that_only_the_engine_refuses_is_a_client_s_error(model):
             with pytest.raises(openai.BadRequestError, match="top_k=0"):
                 answer(client, stream=stream)
         until(lambda: server.rows() == 0)
+
+
+FAILING = """
+import sys
+if any("replica_process" in word for word in sys.orig_argv):
+    from nanochat.inference.scheduler import Scheduler
+    step = Scheduler.step
+    def failing(self):
+        for request in self.waiting:
+            if ord("!") in request.prompt:
+                raise RuntimeError("boom")
+            if ord("$") in request.prompt:
+                raise SystemExit
+        return step(self)
+    Scheduler.step = failing
+"""
+
+
+def test_a_step_that_fails_or_ends_the_engine_s_thread_is_an_error_and_the_server_goes_on(model, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(FAILING, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    monkeypatch.setattr("nanochat.serve.replicas.RESTART_SECONDS", (0.0,))
+    with served(model) as server, server.client() as client:
+        for text, code in (("!", "engine_error"), ("$", "replica_lost")):
+            with pytest.raises(openai.InternalServerError) as raised:
+                client.chat.completions.create(model="nanochat", messages=[{"role": "user", "content": text}])
+            assert raised.value.code == code
+            assert answer(client).choices[0].message.content == ANSWER
+        assert server.serving.current.restarts == 2
 
 
 def test_a_replica_ends_with_its_server(model):
