@@ -31,6 +31,9 @@ LONG = (
     "test_real_recipes",
     "test_memory",
     "test_gpu_kit",
+    "test_replicas",
+    "test_limits",
+    "test_command",
 )
 
 
