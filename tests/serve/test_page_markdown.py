@@ -37,7 +37,21 @@ ALLOWED = {
     "p", "h3", "h4", "h5", "h6", "br", "hr", "strong", "em", "del", "code", "pre", "ul", "ol", "li", "blockquote", "table",
     "thead", "tbody", "tr", "th", "td", "a", "div", "span", "button", "svg", "use",
 }  # fmt: skip
-ATTRIBUTES = {"class", "dir", "href", "target", "rel", "tabindex", "role", "aria-label", "aria-hidden", "title", "scope", "start", "type"}
+ATTRIBUTES = {
+    "class",
+    "dir",
+    "href",
+    "target",
+    "rel",
+    "tabindex",
+    "role",
+    "aria-label",
+    "aria-hidden",
+    "title",
+    "scope",
+    "start",
+    "type",
+}
 PIECES = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<svg onload=alert(1)>", "<a href='javascript:alert(1)'>", "</div></main>", "<!--",
     "[a](javascript:alert(1))", "[a](JaVaScRiPt:alert(1))", "[a](data:text/html,<script>alert(1)</script>)", "[a](//evil.example)", "[a](\tjavascript:alert(1))",
@@ -114,7 +128,9 @@ def peer(text):
     html = MarkdownIt("commonmark", {"breaks": True, "html": False}).enable(["table", "strikethrough"]).render(text)
     first = int((re.findall(r"<h([1-6])>", html) or ["1"])[0])
     html = re.sub(r"<(/?)h([1-6])>", lambda found: f"<{found[1]}h{min(max(int(found[2]) - first, 0) + 3, 6)}>", html)
-    return plain(html.replace("<s>", "<del>").replace("</s>", "</del>").replace("<br />", "<br>").replace("<hr />", "<hr>"))
+    return plain(
+        html.replace("<s>", "<del>").replace("</s>", "</del>").replace("<br />", "<br>").replace("<hr />", "<hr>")
+    )
 
 
 def plain(html):
@@ -167,7 +183,32 @@ def test_what_is_shown_of_a_growing_answer_is_not_made_again(renderer):
     assert code < 50
 
 
-@pytest.mark.parametrize("piece", ["*a ", "**a", "[", "![", "[a](", "`", "`` ` ", "> ", "- ", "_a_ ", "https://[", "(((", "~~a", "|a", "<http://", "\\", "*_", "a\n", "\n", "- a\n\n\n", "#"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "*a ",
+        "**a",
+        "[",
+        "![",
+        "[a](",
+        "`",
+        "`` ` ",
+        "> ",
+        "- ",
+        "_a_ ",
+        "https://[",
+        "(((",
+        "~~a",
+        "|a",
+        "<http://",
+        "\\",
+        "*_",
+        "a\n",
+        "\n",
+        "- a\n\n\n",
+        "#",
+    ],
+)
 def test_a_hundred_thousand_characters_of_anything_are_shown(renderer, piece):
     """Where the cost went with the square of the length, this would take minutes, and the time limit of a test would end it."""
     renderer.evaluate(SHOW, [[piece * (100_000 // len(piece))], True])
