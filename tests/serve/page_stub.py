@@ -78,7 +78,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.stub.asked.append(body)
         if self.stub.refusals:
             status, message, headers = self.stub.refusals.pop(0)
-            self.whole(status, json.dumps({"error": {"message": message, "type": "", "param": None, "code": None}}), **headers)
+            self.whole(
+                status, json.dumps({"error": {"message": message, "type": "", "param": None, "code": None}}), **headers
+            )
             return
         question = body["messages"][-1]["content"]
         try:

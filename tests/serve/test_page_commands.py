@@ -28,7 +28,22 @@ def test_a_command_sets_what_the_server_is_asked_for(chat, stub, command, field,
     assert len(stub.asked) == 2, "no command went to the model"
 
 
-@pytest.mark.parametrize("command", ["/temperature 3", "/temperature hot", "/topk 0", "/topk 2.5", "/seed -1", "/maxtokens 1e3", "/topp 0", "/penalty NaN", "/export pdf", "/theme red", "/model none"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "/temperature 3",
+        "/temperature hot",
+        "/topk 0",
+        "/topk 2.5",
+        "/seed -1",
+        "/maxtokens 1e3",
+        "/topp 0",
+        "/penalty NaN",
+        "/export pdf",
+        "/theme red",
+        "/model none",
+    ],
+)
 def test_a_value_that_cannot_be_used_changes_nothing_and_is_said(chat, command):
     chat.type(command)
     assert command.split()[1] in said(chat)

@@ -11,7 +11,17 @@ from tests.serve.page_stub import PAGE, POLICY
 
 FILES = sorted(path for path in PAGE.iterdir() if path.is_file())
 SCRIPTS = [path for path in FILES if path.suffix == ".js"]
-LIVE = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "DOMParser", "srcdoc", "createContextualFragment")
+LIVE = (
+    "innerHTML",
+    "outerHTML",
+    "insertAdjacentHTML",
+    "document.write",
+    "eval(",
+    "new Function",
+    "DOMParser",
+    "srcdoc",
+    "createContextualFragment",
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -63,7 +73,9 @@ def test_every_drawing_that_a_script_names_is_there():
     document = (PAGE / "index.html").read_text(encoding="utf-8")
     drawn = set(re.findall(r'<symbol id="i-([a-z]+)"', document))
     text = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
-    named = set(re.findall(r'\b(?:icon|iconButton|button|show)\("([a-z]+)"', text)) | set(re.findall(r'#i-([a-z]+)"', text + document))
+    named = set(re.findall(r'\b(?:icon|iconButton|button|show)\("([a-z]+)"', text)) | set(
+        re.findall(r'#i-([a-z]+)"', text + document)
+    )
     assert {"copy", "again", "calculator", "send", "stop"} <= named
     assert named <= drawn
 
@@ -72,5 +84,5 @@ def test_the_files_are_in_the_package():
     """They lie in no folder beneath, and none has a name that the pattern leaves out."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert settings["tool"]["setuptools"]["package-data"]["nanochat.serve"] == ["page/*"]
-    assert FILES == sorted(path for path in PAGE.rglob("*") if not path.is_dir())
+    assert sorted(path for path in PAGE.rglob("*") if not path.is_dir()) == FILES
     assert sum(path.stat().st_size for path in FILES) < 200_000

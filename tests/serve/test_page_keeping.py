@@ -11,7 +11,9 @@ KEY = "nanochat.conversation."
 
 def stored(chat):
     """The conversations in the browser's storage."""
-    texts = chat.page.evaluate(f"Object.keys(localStorage).filter((key) => key.startsWith('{KEY}')).map((key) => localStorage[key])")
+    texts = chat.page.evaluate(
+        f"Object.keys(localStorage).filter((key) => key.startsWith('{KEY}')).map((key) => localStorage[key])"
+    )
     return [json.loads(text) for text in texts]
 
 
@@ -182,7 +184,9 @@ def test_a_tab_writes_over_nothing_that_it_has_not_heard_of_yet(chat):
     [conversation] = stored(chat)
     question = {**conversation["messages"][0], "id": "theirs", "parent": conversation["messages"][1]["id"]}
     conversation["messages"].append(question)
-    chat.page.evaluate("([key, text]) => localStorage.setItem(key, text)", [KEY + conversation["id"], json.dumps(conversation)])
+    chat.page.evaluate(
+        "([key, text]) => localStorage.setItem(key, text)", [KEY + conversation["id"], json.dumps(conversation)]
+    )
     chat.ask("Mine again")
     [conversation] = stored(chat)
     assert "theirs" in [message["id"] for message in conversation["messages"]]
@@ -245,7 +249,9 @@ def saved(chat, act):
 
 def test_a_conversation_is_saved_as_markdown(chat):
     chat.ask("What is 12 * 34?", "It is ", ("12*34", "408"), "**408**")
-    text, name = saved(chat, lambda: (chat.page.click("#more"), chat.page.get_by_role("menuitem", name="Save as Markdown").click()))
+    text, name = saved(
+        chat, lambda: (chat.page.click("#more"), chat.page.get_by_role("menuitem", name="Save as Markdown").click())
+    )
     assert name == "what-is-12-34.md"
     assert text == "# What is 12 * 34?\n\n## You\n\nWhat is 12 * 34?\n\n## nanochat\n\nIt is [12*34 = 408] **408**\n"
 
@@ -292,8 +298,15 @@ def test_a_file_that_is_none_of_ours_is_refused(chat, tmp_path, text, said):
 
 
 def test_messages_of_a_file_that_hang_on_nothing_are_not_shown(chat, tmp_path):
-    messages = [{"id": name, "parent": parent, "role": "user", "parts": []} for name, parent in (("a", ""), ("b", "a"), ("c", "c"))]
-    file = {"format": "nanochat conversations", "version": 1, "conversations": [{"id": "x", "messages": messages, "chosen": {"": "b", "b": "a"}}]}
+    messages = [
+        {"id": name, "parent": parent, "role": "user", "parts": []}
+        for name, parent in (("a", ""), ("b", "a"), ("c", "c"))
+    ]
+    file = {
+        "format": "nanochat conversations",
+        "version": 1,
+        "conversations": [{"id": "x", "messages": messages, "chosen": {"": "b", "b": "a"}}],
+    }
     (tmp_path / "file.json").write_text(json.dumps(file), encoding="utf-8")
     chat.press("Control+,")
     chat.page.set_input_files("input[type=file]", tmp_path / "file.json")
@@ -303,19 +316,28 @@ def test_messages_of_a_file_that_hang_on_nothing_are_not_shown(chat, tmp_path):
 
 
 def test_a_full_storage_is_said_and_loses_nothing_on_the_page(chat, stub):
-    chat.page.evaluate("for (let size = 2 ** 22; size >= 1; size /= 2) try { for (;;) localStorage.setItem('filling' + size + Math.random(), 'x'.repeat(size)) } catch {}")
+    chat.page.evaluate(
+        "for (let size = 2 ** 22; size >= 1; size /= 2) try { for (;;) localStorage.setItem('filling' + size + Math.random(), 'x'.repeat(size)) } catch {}"
+    )
     assert chat.ask("Hello") == "You said: Hello"
     assert "The browser's storage is full" in toast(chat)
     assert chat.ask("Still here") == "You said: Still here"
     assert [message["content"] for message in stub.asked[-1]["messages"]] == ["Hello", "You said: Hello", "Still here"]
     assert chat.page.locator(".toast").count() == 1, "it is said once"
-    chat.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('filling')).forEach((key) => localStorage.removeItem(key))")
+    chat.page.evaluate(
+        "Object.keys(localStorage).filter((key) => key.startsWith('filling')).forEach((key) => localStorage.removeItem(key))"
+    )
     chat.ask("Now there is room")
     assert len(stored(chat)[0]["messages"]) == 6
 
 
 def test_what_cannot_be_read_in_the_storage_stops_nothing(chat):
-    spoilt = {"nanochat.settings": '{"theme": 7, "temperature": "hot", "top_k": 3}', f"{KEY}a": "{", f"{KEY}b": "null", f"{KEY}c": '{"id": "d", "messages": []}'}
+    spoilt = {
+        "nanochat.settings": '{"theme": 7, "temperature": "hot", "top_k": 3}',
+        f"{KEY}a": "{",
+        f"{KEY}b": "null",
+        f"{KEY}c": '{"id": "d", "messages": []}',
+    }
     chat.page.evaluate("(all) => Object.entries(all).forEach(([key, text]) => localStorage.setItem(key, text))", spoilt)
     chat.open()
     chat.page.reload()
@@ -325,8 +347,12 @@ def test_what_cannot_be_read_in_the_storage_stops_nothing(chat):
 
 
 def test_without_storage_a_conversation_lasts_as_long_as_the_tab(chat, stub):
-    chat.page.add_init_script("Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('closed', 'SecurityError') }})")
-    chat.page.add_init_script("Object.defineProperty(window, 'sessionStorage', {get() { throw new DOMException('closed', 'SecurityError') }})")
+    chat.page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('closed', 'SecurityError') }})"
+    )
+    chat.page.add_init_script(
+        "Object.defineProperty(window, 'sessionStorage', {get() { throw new DOMException('closed', 'SecurityError') }})"
+    )
     chat.open("?")
     assert "This browser keeps no conversations" in toast(chat)
     chat.ask("Hello")

@@ -36,7 +36,12 @@ HOSTILE = """<script>document.title = "mine"</script><img src="https://evil.exam
 
 <style>body { display: none }</style><iframe src="https://evil.example"></iframe>"""
 SCREENS = {
-    f"{place}-{scheme}": {"viewport": size, "color_scheme": scheme, "has_touch": place == "phone", "is_mobile": place == "phone"}
+    f"{place}-{scheme}": {
+        "viewport": size,
+        "color_scheme": scheme,
+        "has_touch": place == "phone",
+        "is_mobile": place == "phone",
+    }
     for place, size in (("desk", DESKTOP), ("phone", PHONE))
     for scheme in ("light", "dark")
 }
@@ -66,7 +71,11 @@ OVERFLOW = "document.documentElement.scrollWidth > innerWidth || [...document.qu
 
 def luminance(color):
     """Relative luminance of WCAG 2.2 and the opacity of a computed colour."""
-    numbers = [float(number) for number in color[color.index("(") + 1 : -1].replace("/", ",").replace(",", " ").split()[-4:] if number.replace(".", "").isdigit()]
+    numbers = [
+        float(number)
+        for number in color[color.index("(") + 1 : -1].replace("/", ",").replace(",", " ").split()[-4:]
+        if number.replace(".", "").isdigit()
+    ]
     *channels, alpha = numbers if len(numbers) == 4 else [*numbers, 1.0]
     linear = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2], alpha
@@ -88,8 +97,12 @@ def check(chat):
 
 
 def test_the_contrast_is_computed_as_wcag_has_it():
-    assert contrast({"color": "rgb(0, 0, 0)", "grounds": ["rgba(0, 0, 0, 0)", "rgb(255, 255, 255)"]}) == pytest.approx(21)
-    assert contrast({"color": "rgb(119, 119, 119)", "grounds": ["rgb(255, 255, 255)"]}) == pytest.approx(4.48, abs=0.005)
+    assert contrast({"color": "rgb(0, 0, 0)", "grounds": ["rgba(0, 0, 0, 0)", "rgb(255, 255, 255)"]}) == pytest.approx(
+        21
+    )
+    assert contrast({"color": "rgb(119, 119, 119)", "grounds": ["rgb(255, 255, 255)"]}) == pytest.approx(
+        4.48, abs=0.005
+    )
 
 
 @pytest.mark.parametrize("screen", SCREENS)
@@ -106,7 +119,12 @@ def _views(chat, stub, phone):
     """Goes from view to view and gives their names."""
     yield "empty"
     chat.ask("What is 12 * 34?", "Let me work that out: ", ("12*34", "408"), "\n\n12 * 34 is **408**.")
-    chat.ask("How many r are in strawberry?", "s t r a w b e r r y\n\n", ('"strawberry".count("r")', "3"), " There are 3 r in strawberry.")
+    chat.ask(
+        "How many r are in strawberry?",
+        "s t r a w b e r r y\n\n",
+        ('"strawberry".count("r")', "3"),
+        " There are 3 r in strawberry.",
+    )
     yield "calculator"
     chat.ask("Show me code and a table", ANSWER)
     yield "code"
@@ -177,7 +195,9 @@ def test_a_hostile_answer_is_text(open_chat, stub):
     assert {link.get_attribute("href").removesuffix("/") for link in chat.page.locator(".markdown a").all()} == {
         "https://evil.example", "https://evil.example/x.png", "https://evil.example/login",
     }  # fmt: skip
-    assert chat.texts(".address") == ["https://evil.example/x.png", "https://evil.example/login"], "where a link leads is seen"
+    assert chat.texts(".address") == ["https://evil.example/x.png", "https://evil.example/login"], (
+        "where a link leads is seen"
+    )
     chat.shot("hostile")
     chat.page.reload()
     chat.page.wait_for_selector(".bubble")
@@ -193,7 +213,9 @@ def test_a_hostile_question_and_a_hostile_title_are_text(chat):
 
 def test_the_headings_tell_the_page(chat):
     chat.ask("One", "# Big\n\ntext\n\n## Less")
-    headings = chat.page.locator("main :is(h1, h2, h3, h4, h5, h6):visible, main h2.unseen").evaluate_all("(all) => all.map((each) => [each.localName, each.textContent])")
+    headings = chat.page.locator("main :is(h1, h2, h3, h4, h5, h6):visible, main h2.unseen").evaluate_all(
+        "(all) => all.map((each) => [each.localName, each.textContent])"
+    )
     assert headings == [["h1", "One"], ["h2", "You"], ["h2", "nanochat"], ["h3", "Big"], ["h4", "Less"]]
 
 

@@ -37,7 +37,21 @@ ALLOWED = {
     "p", "h3", "h4", "h5", "h6", "br", "hr", "strong", "em", "del", "code", "pre", "ul", "ol", "li", "blockquote", "table",
     "thead", "tbody", "tr", "th", "td", "a", "div", "span", "button", "svg", "use",
 }  # fmt: skip
-ATTRIBUTES = {"class", "dir", "href", "target", "rel", "tabindex", "role", "aria-label", "aria-hidden", "title", "scope", "start", "type"}
+ATTRIBUTES = {
+    "class",
+    "dir",
+    "href",
+    "target",
+    "rel",
+    "tabindex",
+    "role",
+    "aria-label",
+    "aria-hidden",
+    "title",
+    "scope",
+    "start",
+    "type",
+}
 PIECES = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<svg onload=alert(1)>", "<a href='javascript:alert(1)'>", "</div></main>", "<!--",
     "[a](javascript:alert(1))", "[a](JaVaScRiPt:alert(1))", "[a](data:text/html,<script>alert(1)</script>)", "[a](//evil.example)", "[a](\tjavascript:alert(1))",
@@ -99,6 +113,17 @@ def test_a_text_that_comes_in_pieces_ends_up_as_the_same_text_at_once(renderer, 
     assert renderer.evaluate(SHOW, [list(text), True]) == at_once
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "word\n|a|b|\n|-|-|x", "word\n\n|a|b|\n|-|-|\n|1|2|\nend", "2. a\n\n3. b", "- a\n\n- b", "- a\n\n-b", "- a\n\n  more", "1. a\n\n10. b", "a\n# b", "##\n\n# b\n\n### c",
+        "```py\nx\n```\ny", "```py\nx\n```x\ny", "> a\n> b\n\nc", "a\n\n---\n\nb", "a\n\n---x\n\nb", "a\n-\nb", "a\n\n* * *\n\nb", "- a\n  ```\n  b\n  ```\n\nc",
+    ],
+)  # fmt: skip
+def test_a_line_that_turns_out_to_be_something_else_takes_nothing_with_it(renderer, text):
+    assert renderer.evaluate(SHOW, [list(text), True]) == renderer.evaluate(SHOW, [[text], True])
+
+
 @TOLERANT
 @given(ORDINARY)
 def test_no_letter_of_a_text_is_lost(renderer, text):
@@ -114,7 +139,9 @@ def peer(text):
     html = MarkdownIt("commonmark", {"breaks": True, "html": False}).enable(["table", "strikethrough"]).render(text)
     first = int((re.findall(r"<h([1-6])>", html) or ["1"])[0])
     html = re.sub(r"<(/?)h([1-6])>", lambda found: f"<{found[1]}h{min(max(int(found[2]) - first, 0) + 3, 6)}>", html)
-    return plain(html.replace("<s>", "<del>").replace("</s>", "</del>").replace("<br />", "<br>").replace("<hr />", "<hr>"))
+    return plain(
+        html.replace("<s>", "<del>").replace("</s>", "</del>").replace("<br />", "<br>").replace("<hr />", "<hr>")
+    )
 
 
 def plain(html):
@@ -167,7 +194,32 @@ def test_what_is_shown_of_a_growing_answer_is_not_made_again(renderer):
     assert code < 50
 
 
-@pytest.mark.parametrize("piece", ["*a ", "**a", "[", "![", "[a](", "`", "`` ` ", "> ", "- ", "_a_ ", "https://[", "(((", "~~a", "|a", "<http://", "\\", "*_", "a\n", "\n", "- a\n\n\n", "#"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "*a ",
+        "**a",
+        "[",
+        "![",
+        "[a](",
+        "`",
+        "`` ` ",
+        "> ",
+        "- ",
+        "_a_ ",
+        "https://[",
+        "(((",
+        "~~a",
+        "|a",
+        "<http://",
+        "\\",
+        "*_",
+        "a\n",
+        "\n",
+        "- a\n\n\n",
+        "#",
+    ],
+)
 def test_a_hundred_thousand_characters_of_anything_are_shown(renderer, piece):
     """Where the cost went with the square of the length, this would take minutes, and the time limit of a test would end it."""
     renderer.evaluate(SHOW, [[piece * (100_000 // len(piece))], True])
