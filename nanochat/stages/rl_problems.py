@@ -22,7 +22,6 @@ from nanochat.tasks.task import Task
 from nanochat.tools import sandbox
 
 
-
 @dataclass(frozen=True)
 class Group:
     """A problem's prompt, its sampled answers, their rewards and the task that the problem is of."""
