@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEED = 1
+PORT = 8000
 .DEFAULT_GOAL := help
 
 # The user's settings of pip and uv say where packages come from (index, mirror, proxy, certificates: kept) and where they
@@ -53,6 +54,9 @@ $(VENV)/installed: $(VENV)/locked pyproject.toml $(BPE)
 demo: install  ## the recipe `tiny` through Prefect on the CPU, from text to a registered model that chats (SEED=1)
 	$(BIN)/nanochat run tiny seed=$(SEED) --demo
 
+chat: install  ## talk to the newest model on a page in the browser (PORT=8000)
+	$(BIN)/nanochat serve --port $(PORT) --open
+
 test: install  ## pytest and cargo test
 	cd bpe && cargo test --quiet
 	$(BIN)/python -m pytest -n 3
@@ -73,4 +77,4 @@ lock: $(VENV)/uv/bin/uv  ## requirements.lock from requirements.in
 clean:  ## removes the environment and what runs left behind
 	rm -rf $(VENV) .nanochat bpe/target build *.egg-info
 
-.PHONY: help install demo test check s3-server lock clean
+.PHONY: help install demo chat test check s3-server lock clean

@@ -1,4 +1,4 @@
-"""The command `nanochat`: the library's verbs over any store, `run` through Prefect, `ui`, `ls`.
+"""The command `nanochat`: the library's verbs over any store, `run` through Prefect, `serve` by alias, `ui`, `ls`.
 
 Promises: no service has to be started by hand; what was refused is one line on the terminal; Ctrl-C leaves nothing
 running. Heavy libraries are imported by the commands that need them.
@@ -7,6 +7,7 @@ running. Heavy libraries are imported by the commands that need them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -24,7 +25,8 @@ from flows import loopback, server, service_log, tracking_uri
 from flows.settings import Settings
 from flows.settings import read as read_settings
 from nanochat.artifacts.store import FileStore, Store
-from nanochat.cli import add_commands, add_run, forced, home_option, planned, run_command
+from nanochat.cli import add_commands, add_run, chosen, forced, home_option, planned, run_command
+from nanochat.cli import command_serve as command_serve_address
 from nanochat.locations import folder_of, is_bucket
 from nanochat.planning import probe
 from nanochat.planning.preflight import preflight
@@ -135,8 +137,37 @@ def _show(args: argparse.Namespace, steps: list[Any], store: Store) -> int:
     print(f"\n{report.read_text(encoding='utf-8').strip()}\n\nArtifacts in {redacted(store.uri)}:")
     for step in steps:
         print(f"  {step.address}")
-    print(f"\nTo look at this run in Prefect and MLflow:\n\n  {sys.argv[0]} ui\n")
+    print(f"\nTo look at this run in Prefect and MLflow:\n\n  {sys.argv[0]} ui")
+    print(f"\nTo talk to the model, on a page and over OpenAI's API:\n\n  {sys.argv[0]} serve\n")
     return status
+
+
+def command_serve(args: argparse.Namespace, open_store: Any) -> int:
+    """A page and OpenAI's API over a model; also over the one that a name in MLflow's registry stands for just now."""
+    if not args.address.startswith("models:/"):
+        return command_serve_address(args, open_store)
+    from flows.outbox import Refused, Unavailable
+    from flows.registry import Name
+    from flows.track import Tracker
+
+    name, where = Name.of(args.address), read_settings(home=args.home, store=args.store)
+    tracking_uri.check(where.tracking_uri)
+    tracker, known = Tracker(where.tracking_uri), dict[str, Any]()
+
+    def current() -> Any:
+        address = tracker.ask(name.address)
+        if address not in known:
+            found = chosen(argparse.Namespace(**{**vars(args), "address": address}), open_store)
+            known.clear()
+            known[address] = dataclasses.replace(found, name=args.address)
+        return known[address]
+
+    try:
+        current()
+    except (Refused, Unavailable) as error:
+        remedy = "`nanochat run tiny` registers nanochat-tiny, and MLflow's page (`nanochat ui`) lists what there is"
+        raise ValueError(f"{args.address}: {str(error).rstrip('.')}: {remedy}") from error
+    return command_serve_address(args, open_store, current)
 
 
 def command_ui(args: argparse.Namespace, open_store: Any) -> int:
@@ -234,6 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--demo", action="store_true", help="end with a chat, the scores and the addresses")
     made.set_defaults(command=command_run)
     add_commands(commands)
+    commands.choices["serve"].set_defaults(command=command_serve)
     made = commands.add_parser("ui", help="open Prefect's and MLflow's pages")
     made.add_argument("--home", type=home_option, default="")
     made.add_argument("--mlflow-port", type=_port, default=5000)

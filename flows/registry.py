@@ -11,17 +11,43 @@ import dataclasses
 import json
 import logging
 import platform
+import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from flows import gate
 from nanochat.artifacts.store import Store
+from nanochat.errors import shortened
 from nanochat.locations import folder_of, is_bucket
 from nanochat.redaction import redacted
 
 ADDRESS, METRIC = "nanochat.address", "nanochat.metric."
 log = logging.getLogger(__name__)
 LOADER = "nanochat.inference.pyfunc"  # its `_load_pyfunc(directory)` gives what predicts
+
+
+class Name(NamedTuple):
+    """A model version as MLflow names it: models:/MODEL@ALIAS, or models:/MODEL/NUMBER."""
+
+    model: str
+    alias: str
+    number: str
+
+    @classmethod
+    def of(cls, text: str) -> Name:
+        """ValueError: it is no such name."""
+        found = re.fullmatch(r"models:/([^/@]+)(?:@([\w.-]+)|/(\d+))", text)
+        if found is None:
+            raise ValueError(f"{shortened(text)} names no version: write models:/NAME@champion or models:/NAME/3")
+        return cls(found[1], found[2] or "", found[3] or "")
+
+    def address(self, client: Any) -> str:
+        """The artifact that the version stands for. Raises what MLflow raises, and ValueError: it is none of ours."""
+        ask = client.get_model_version_by_alias if self.alias else client.get_model_version
+        address = ask(self.model, self.alias or self.number).tags.get(ADDRESS)
+        if not address:
+            raise ValueError(f"the version of {self.model} was entered by hand: it has no address in a store")
+        return str(address)
 
 
 class Registry:

@@ -21,8 +21,7 @@ from typing import Any, Literal
 from flows import first_use, gate, plots, service_log
 from flows.outbox import Outbox, Refused, Unavailable
 from flows.registry import Registry
-from flows.tracking_uri import artifacts_beside, database_of
-from nanochat import environment
+from flows.tracking_uri import artifacts_beside, database_of, surround
 from nanochat.artifacts import metrics
 from nanochat.artifacts.digest import digest
 from nanochat.artifacts.store import Damaged, Store
@@ -33,14 +32,6 @@ ADDRESS, PIPELINE, SENT = "nanochat.address", "nanochat.pipeline", "nanochat.sen
 BATCH = 900  # MLflow takes 1000 metrics, parameters and tags together
 MAX_TAG = 5000
 CLOSE_SECONDS = 30.0
-MLFLOW_SETTINGS = {  # the outbox tries again; MLflow's own seven retries would block for four minutes
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 TRANSIENT = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
 # Of an HTTP answer without MLflow's JSON: somebody before it, or another server. It may be set right while we wait.
 NOT_OF_MLFLOW = {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND"}
@@ -111,7 +102,7 @@ class Tracker:
 
     def _guarded(self, job: Callable[[], Any]) -> Any:
         """Sorts MLflow's failures into those that pass and those that stay."""
-        _surround()
+        surround()
         from alembic.util import CommandError
         from mlflow.exceptions import MlflowException, RestException
         from sqlalchemy.exc import SQLAlchemyError
@@ -139,9 +130,13 @@ class Tracker:
             return False
         return True
 
+    def ask(self, question: Callable[[Any], Any]) -> Any:
+        """What MLflow's client answers, now and on this thread. Raises Unavailable, or Refused, with the reason."""
+        return self._guarded(lambda: question(self.client))
+
     @property
     def client(self) -> Any:
-        """MLflow's client; on the outbox's thread only."""
+        """MLflow's client; on the outbox's thread, or of who only asks."""
         if self._client is None:
             from mlflow import MlflowClient
 
@@ -353,16 +348,12 @@ def prepare(tracking_uri: str) -> None:
 
 
 def _make_database(database: Path) -> None:
-    _surround()
+    surround()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
     from sqlalchemy.engine import URL
 
     uri = URL.create("sqlite", database=str(database)).render_as_string(hide_password=False)
     SqlAlchemyStore(uri, artifacts_beside(database)).engine.dispose()
-
-
-def _surround() -> None:
-    environment.fill(MLFLOW_SETTINGS)
 
 
 def small_files(artifact: Path) -> list[Path]:

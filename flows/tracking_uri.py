@@ -15,6 +15,14 @@ from nanochat.redaction import redacted
 
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+MLFLOW_SETTINGS = {  # the outbox tries again; MLflow's own seven retries would block for four minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 EXAMPLES = "give http://HOST:PORT or sqlite:////PATH/mlflow.db, or leave it empty for a file of our own"
 
 
@@ -88,3 +96,8 @@ def absolute(tracking_uri: str) -> str:
 def artifacts_beside(database: Path) -> str:
     """Where the artifacts of a database without a server go."""
     return (database.parent / "mlartifacts").as_uri()
+
+
+def surround() -> None:
+    """MLflow's own settings as we need them, unless the user has set them; before it is imported."""
+    environment.fill(MLFLOW_SETTINGS)

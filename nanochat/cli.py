@@ -1,8 +1,8 @@
 """`python -m nanochat`: the pipeline without an orchestrator, on a machine with nothing but torch.
 
-`plan`, `explain`, `run` (the plain loop), `knobs`, `chat`, `identity`, `readme`; `stage` and `ranks` are how both
-runners start a stage's process. The console script `nanochat` (flows/cli.py) has the same verbs and what needs the
-services.
+`plan`, `explain`, `run` (the plain loop), `knobs`, `chat`, `serve`, `identity`, `readme`; `stage` and `ranks` are how
+both runners start a stage's process. The console script `nanochat` (flows/cli.py) has the same verbs and what needs
+the services.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from nanochat.locations import folder, folder_of, is_bucket
 from nanochat.planning import estimate
 from nanochat.planning.preflight import preflight
 from nanochat.redaction import redacted
+from nanochat.serve import arguments as serve_arguments
+from nanochat.serve import source
 from nanochat.workflow import explain, launch, runner
 from nanochat.workflow.plan import Step, plan
 from nanochat.workflow.runner import Job, Observer, Outcome, RunContext
@@ -160,16 +162,36 @@ class Lines(Observer):
         print(f"done    {job.address}  {outcome.seconds:.1f} s", flush=True)
 
 
+def command_serve(
+    args: argparse.Namespace, open_store: OpenStore, provider: Callable[[], source.Source] | None = None
+) -> int:
+    """A page and OpenAI's API over a model, until it is ended. `provider` knows one that may change."""
+    if provider is None and args.address.startswith("models:/"):
+        raise ValueError(f"{args.address} is a name in MLflow's registry: use `nanochat`, or give an address")
+    options = serve_arguments.options_of(args)
+    if provider is None:
+        model = chosen(args, open_store)
+        provider = lambda: model  # noqa: E731
+    from nanochat.serve.run import serve
+
+    return serve(provider, options)
+
+
+def chosen(args: argparse.Namespace, open_store: OpenStore) -> source.Source:
+    """The model of `--directory`, of an address, or the newest chat model."""
+    if args.directory is not None:
+        return source.in_directory(args.directory)
+    store = open_store(args.store, args.home)
+    return source.in_store(store, args.address or newest_chat_model(store))
+
+
 def command_chat(args: argparse.Namespace, open_store: OpenStore) -> int:
     """Talk to a model: the newest of a chat stage, or an address."""
     directory = args.directory
     if directory is None:
-        store = open_store(args.store, args.home)
-        address = args.address or newest_chat_model(store)
-        if "model.json" not in store.known(address)["files"]:
-            raise ValueError(f"{address} is no model: name one of a stage that trains, or none for the newest")
-        directory = store.fetch(address)
-        print(address, file=sys.stderr)
+        model = chosen(args, open_store)
+        directory = model.directory
+        print(model.address, file=sys.stderr)
     os.environ.update(launch.bounded_spin(os.environ))  # before torch is loaded
     from nanochat.inference import chat, terminal
     from nanochat.inference.sampling import Sampling
@@ -271,6 +293,9 @@ def add_commands(commands: Any) -> None:
     made.add_argument("--max-new-tokens", "-m", type=int, default=256)
     add_place(made)
     made.set_defaults(command=command_chat)
+    made = serve_arguments.add_serve(commands)
+    add_place(made)
+    made.set_defaults(command=command_serve)
     made = commands.add_parser("probe", help="how fast this machine multiplies matrices, measured for a second")
     made.add_argument("--json", action="store_true")
     made.set_defaults(command=command_probe)

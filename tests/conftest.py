@@ -31,6 +31,14 @@ LONG = (
     "test_real_recipes",
     "test_memory",
     "test_gpu_kit",
+    "test_replicas",
+    "test_limits",
+    "test_command",
+    "test_scheduler",
+    "test_rl_options",
+    "test_page_keeping",
+    "test_page_looks",
+    "test_page_commands",
 )
 
 

@@ -33,6 +33,8 @@ ELSEWHERE = {
     "nanochat identity": "tests/data/test_identity_writer.py",
     "nanochat run": "tests/flows/test_flow.py",
     "nanochat chat": "tests/inference/test_chat.py",
+    "nanochat serve": "tests/serve/test_command.py",
+    "make chat": "tests/serve/test_docs.py",
     "python -m nanochat run": "tests/test_promises.py",
 }
 HERE = ("nanochat plan", "nanochat knobs", "nanochat explain", "nanochat ls")

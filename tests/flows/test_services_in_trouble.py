@@ -168,7 +168,7 @@ def test_a_blank_home_is_none(tmp_path, monkeypatch):
 def test_an_empty_variable_is_not_set(monkeypatch):
     for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_ALLOW_FILE_STORE", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"):
         monkeypatch.setenv(name, "")
-    track._surround()
+    tracking_uri.surround()
     server.ensure(settings.read({"PREFECT_API_URL": "http://127.0.0.1:1/api"}))
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
     assert os.environ["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"

@@ -1,0 +1,1 @@
+"""A model behind HTTP: OpenAI's interface, the page, and the processes that hold the model."""
