@@ -91,7 +91,8 @@ class Rollouts:
         self.said: Numbers = {}
         rows = -(-stage.prompts_per_step // world.size) * stage.samples_per_prompt
         longest = min(self.width + 1, model.config.sequence_len)  # an answer's last token is only a target
-        self.engine = Engine(model, tokenizer, max_rows=rows, max_len=longest)
+        compile = stage.compile or None  # None: as the engine sees fit
+        self.engine = Engine(model, tokenizer, max_rows=rows, max_len=longest, compile=compile)
         options = PolicyOptions(stage.clip, stage.clip_high, stage.kl_coef)
         self.loss = PolicyLoss(model, options, world, stage.compile) if options else None
         self.reference_losses = None
