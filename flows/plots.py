@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CURVES = ("loss", "val_bpb", "reward")  # what a person looks at first, in this order
+# what a person looks at first, in this order; from the reward on of reinforcement learning alone
+CURVES = (
+    "loss",
+    "val_bpb",
+    "reward",
+    "held_out_pass_rate",
+    "held_out_pass_at_1",
+    "flat_groups",
+    "entropy_estimate",
+    "answer_tokens",
+    "truncated",
+    "kl_to_start",
+    "clipped",
+)
 
 
 def curves(rows: Iterable[Mapping[str, Any]], title: str, names: Iterable[str] = CURVES) -> Figure | None:

@@ -35,7 +35,7 @@ ROOMS = {
     "serve": {"artifacts", "data", "inference", "tools", "workflow"},
     "evaluation": {"artifacts", "data", "inference", "model", "tasks", "training"},
     "shared_knobs": {"data", "tasks", "workflow"},
-    "pipeline": {"data", "shared_knobs", "workflow"},
+    "pipeline": {"data", "shared_knobs", "tasks", "workflow"},
     "recipes": {"pipeline", "workflow"},
     "scaling": {"model", "pipeline"},
     "planning": {

@@ -80,3 +80,15 @@ def test_the_rows_that_fit_are_the_most_in_equal_passes(family: str, ranks: int)
     assert fewer_passes is None or peak_memory(config, fewer_passes, ranks) > USABLE * card
     assert rows_that_fit(config, 32, 1) == 1  # nothing fits: the least that can be tried
     assert rows_that_fit(config, 32, card, ranks, checkpoint_activations=True) >= rows
+
+
+def test_weights_beside_the_trained_ones_are_counted() -> None:
+    """As RL keeps those of its start: what the formula adds is what a bf16 copy of the model takes."""
+    model = GPT(GPTConfig.modern(3, 300, sequence_len=32, width=64, head_dim=16))
+    model.init_weights(1)
+    copy = model.inference_copy(torch.bfloat16)
+    bytes_of_copy = sum(weight.nbytes for weight in copy.state_dict().values())
+    assert peak_memory(model.config, 2, copies=1) - peak_memory(model.config, 2) == bytes_of_copy
+    card = peak_memory(model.config, 8, copies=1) / USABLE + 1
+    assert rows_that_fit(model.config, 8, card) == rows_that_fit(model.config, 8, card, copies=1) == 8
+    assert rows_that_fit(model.config, 8, card - 1e3 / USABLE, copies=1) < 8

@@ -156,8 +156,7 @@ def decoding_error(dtype: torch.dtype, place: Place) -> float:
             lengths, before = torch.from_numpy(cache.lengths.copy()), torch.from_numpy(cache.latest.copy())
             logits, _, _ = decoder(tokens[:, at].cpu(), lengths, before, at + 1)
             pieces.append(logits.clone())
-            cache.lengths += 1
-            cache.latest[:] = tokens[:, at].cpu()
+            cache.advance([0, 1], 1, tokens[:, at].cpu().numpy())
         errors.append(error_of(torch.stack(pieces, dim=1), model(tokens)[:, start:]))
     return worst(errors)
 

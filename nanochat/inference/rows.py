@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.model.kv_cache import KVCache
+from nanochat.model.kv_cache import STEP, KVCache
 
-MIN_SHARED = 8  # tokens: reading fewer again costs no more than copying a row
+SHARED_STEP = STEP  # tokens: so many at a time are shared, so that sums of the rest are made in the same order
 
 
 class State(IntEnum):
@@ -50,23 +50,23 @@ class Rows:
         used = self.cache.lengths.copy()
         reading = self.in_state(State.READING)
         used[reading] = self.prompt[reading]
-        candidates = np.flatnonzero(used >= MIN_SHARED)
+        candidates = np.flatnonzero(used >= SHARED_STEP)
         if not len(candidates):
             return -1, 0, False
         width = len(prompt) - 1  # one token is left to be read, for what comes after it
         differs = np.ones((len(candidates), width + 1), bool)  # the last column: at the latest there
         differs[:, :width] = self.tokens[candidates, :width] != prompt[:width]
-        common = np.minimum(differs.argmax(axis=1), used[candidates])
-        there = np.minimum(common, self.cache.lengths[candidates])
+        common = np.minimum(differs.argmax(axis=1), used[candidates]) // SHARED_STEP * SHARED_STEP
+        there = np.minimum(common, self.cache.lengths[candidates] // SHARED_STEP * SHARED_STEP)
         best, shared = -1, 0
         for index in np.argsort(-there, kind="stable").tolist():
-            if there[index] < MIN_SHARED:
+            if there[index] < SHARED_STEP:
                 break
             if self.cache.can_share(int(candidates[index]), int(there[index])):
                 best, shared = int(candidates[index]), int(there[index])
                 break
         promised = max((int(common[i]) for i, row in enumerate(candidates) if row in reading), default=0)
-        return best, shared, promised - shared >= MIN_SHARED
+        return best, shared, promised - shared >= SHARED_STEP
 
     def take(self, keep: int = -1) -> int:
         """The first free row, to be filled anew; what was in it goes to the row that was not used for longest.
@@ -75,7 +75,7 @@ class Rows:
         """
         free = self.in_state(State.FREE)
         row = int(free[0])
-        if row == keep or self.cache.lengths[row] < MIN_SHARED:
+        if row == keep or self.cache.lengths[row] < SHARED_STEP:
             return row
         others = free[free != keep]
         oldest = int(others[np.argmin(self.used[others])])
@@ -91,7 +91,7 @@ class Rows:
             count = len(others)
             self.cache.copy([source] * count, others, [length] * count, [latest] * count)
         if len(others) < len(targets):
-            self.cache.lengths[source], self.cache.latest[source] = length, latest
+            self.cache.shorten(source, length, latest)
 
     def move(self, row: int, to: int) -> None:
         """What the row holds is in `to` from now on, and the row is free and empty."""

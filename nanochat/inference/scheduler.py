@@ -23,13 +23,14 @@ from nanochat.inference.sampling import Sampling, choose, draws, penalised
 from nanochat.inference.text_stream import TextStream
 from nanochat.inference.tool_calls import ToolCalls
 from nanochat.model.gpt import GPT
-from nanochat.model.kv_cache import KVCache
+from nanochat.model.kv_cache import STEP, KVCache
 
 if TYPE_CHECKING:
     from nanochat.data.tokenizer import Tokenizer
 
 READ_ALONE = 16_384  # tokens of prompts read in one forward: bounds the memory of its activations
 READ_BESIDE = 512  # the same while answers are under way, which wait for it
+LEAST = 4  # rows of a product: for fewer, those of a CPU round otherwise
 CROWDED = 7 / 8  # rows are moved together when fewer of those decoded speak: moving one costs about a step
 
 
@@ -181,7 +182,8 @@ class Scheduler:
         """A piece of the prompts; those that end with it say their first token."""
         rows, speaking = self.rows, (self.rows.state == State.SPEAKING).any()
         left = rows.prompt[reading] - self.cache.lengths[reading]
-        width = min(int(left.max()), max(1, (READ_BESIDE if speaking else READ_ALONE) // len(reading)))
+        budget = (READ_BESIDE if speaking else READ_ALONE) // len(reading)
+        width = max(min(int(left.max()), max(STEP, budget // STEP * STEP)), LEAST)
         counts = np.minimum(left, width)
         tokens = np.zeros((len(reading), width), np.int64)
         for index, (row, count) in enumerate(zip(reading.tolist(), counts.tolist(), strict=True)):
@@ -189,7 +191,10 @@ class Scheduler:
             tokens[index, :count] = rows.tokens[row, at : at + count]
         given = torch.from_numpy(tokens)
         chunk = self.cache.reading(given, reading, counts)
-        logits = self.model(given.to(self.device), chunk, last=torch.from_numpy(counts - 1))  # (B, V)
+        padding = [0] * max(0, LEAST - len(reading))  # the head, too, multiplies no fewer
+        ends = torch.from_numpy(np.append(counts - 1, padding).astype(np.int64)).to(self.device)
+        which = torch.tensor([*range(len(reading)), *padding], device=self.device)
+        logits = self.model.logits(self.model.features(given.to(self.device), chunk)[which, ends])  # (B, V)
         chunk.finish()
         self.counts.read += int(counts.sum())
         done = np.flatnonzero(left == counts)
@@ -218,8 +223,7 @@ class Scheduler:
         logits, likeliest, log_probs = self.decoder(
             torch.from_numpy(tokens), torch.from_numpy(lengths), before, longest
         )
-        cache.lengths[speaking] += 1
-        cache.latest[speaking] = tokens[speaking]
+        cache.advance(speaking, 1, tokens[speaking])
         rows.used[speaking] = self.counts.steps
         if len(speaking) < count:
             picked = torch.from_numpy(speaking).to(self.device)

@@ -61,6 +61,7 @@ class KVCache:
         self.device, self.dtype = torch.device(device), dtype
         self.rooms = [room_of(config, layer, max_len) for layer in range(config.n_layer)]
         self.lengths, self.latest = np.zeros(max_rows, np.int64), np.full(max_rows, -1)
+        self._peaks = np.zeros(max_rows, np.int64)  # how far each row was written, also if it was shortened since
         # Zeros wherever nothing was written: a NaN would get through the mask.
         shape = (0, config.n_kv_head, SPARE, config.head_dim)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in self.rooms]  # each (rows, K, R, D)
@@ -103,10 +104,21 @@ class KVCache:
 
     def can_share(self, row: int, length: int) -> bool:
         """Whether the row still holds all that its first `length` tokens leave behind."""
-        beyond = int(self.lengths[row]) - length
-        return beyond >= 0 and all(
-            beyond == 0 or self.lengths[row] < room or beyond <= room - window for room, window in self._windows()
+        peak = int(self._peaks[row])  # positions below peak - room were written over
+        return length <= self.lengths[row] and all(
+            max(length - window, 0) >= peak - room for room, window in self._windows()
         )
+
+    def advance(self, rows: Sequence[int] | np.ndarray, counts: np.ndarray | int, latest: np.ndarray) -> None:
+        """These rows have read `counts` tokens more, `latest` the last of them."""
+        self.lengths[rows] += counts
+        self.latest[rows] = latest
+        self._peaks[rows] = np.maximum(self._peaks[rows], self.lengths[rows])
+
+    def shorten(self, row: int, length: int, latest: int) -> None:
+        """The row has read no more than its first `length` tokens, `latest` the last of them."""
+        assert self.can_share(row, length), (row, length, int(self.lengths[row]))
+        self.lengths[row], self.latest[row] = length, latest
 
     def copy(
         self, sources: Sequence[int], targets: Sequence[int], lengths: Sequence[int], latest: Sequence[int]
@@ -119,10 +131,11 @@ class KVCache:
         for each in (*self.keys, *self.values):
             each[taken, :, :used] = each[given, :, :used]
         self.lengths[list(targets)], self.latest[list(targets)] = lengths, latest
+        self._peaks[list(targets)] = self._peaks[list(sources)]
 
     def forget(self, rows: Sequence[int]) -> None:
         """These rows have read nothing."""
-        self.lengths[list(rows)], self.latest[list(rows)] = 0, -1
+        self.lengths[list(rows)], self.latest[list(rows)], self._peaks[list(rows)] = 0, -1, 0
 
     def _windows(self) -> set[tuple[int, int]]:
         """(room, window) of the layers that keep less than everything."""
@@ -144,18 +157,21 @@ class KVCache:
 
 
 class Reading:
-    """Several tokens of several rows, on their way through the model; `finish` counts them as read."""
+    """Several tokens of several rows, on their way through the model; `finish` counts them as read.
+
+    On a CPU a row's keys stand in the order of their positions, in blocks that begin at multiples of 64 however the row
+    is cut into chunks: sums are made in the same order whatever is read beside it, and give the same bits.
+    """
 
     def __init__(self, cache: KVCache, tokens: Tensor, rows: np.ndarray, counts: np.ndarray) -> None:
         self.cache, self.rows, self.counts = cache, rows, counts
         starts, width, device = cache.lengths[rows], tokens.size(1), cache.device
-        self.fresh = not starts.any()  # causality alone hides the padding on the right
         self.starts = torch.from_numpy(starts).to(device)  # (B,)
         self.before = torch.from_numpy(cache.latest[rows]).to(device)  # (B,) the token before the first; -1: none
         # beyond the context only the padding of other rows
         self.positions = (self.starts[:, None] + torch.arange(width, device=device)).clamp(max=cache.max_len - 1)
         self.device_rows = torch.from_numpy(rows).to(device)
-        self.reach = int(starts.max())
+        self.reach = -(-int(starts.max()) // STEP) * STEP
         self.written = {room: self._written(room, width) for room in set(cache.rooms)}
         latest = tokens.cpu()[torch.arange(len(rows)), torch.from_numpy(counts - 1).clamp(min=0)].numpy()
         self.latest = np.where(counts > 0, latest, cache.latest[rows])
@@ -163,7 +179,10 @@ class Reading:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """Attention of q (B, T, H, D) over what the rows have read, k and v (B, T, K, D) included; writes these."""
         cache = self.cache
-        y = attention(q, k, v, window) if self.fresh else self._with_past(layer, q, k, v, window)
+        if not self.reach and q.device.type != "cpu":
+            y = attention(q, k, v, window)  # causality alone hides the padding on the right
+        else:
+            y = self._over_all(layer, q, k, v, window)
         row, column, into, at = self.written[cache.rooms[layer]]
         cache.keys[layer][into, :, at] = k[row, column]
         cache.values[layer][into, :, at] = v[row, column]
@@ -171,20 +190,22 @@ class Reading:
 
     def finish(self) -> None:
         """The rows have read their tokens."""
-        self.cache.lengths[self.rows] += self.counts
-        self.cache.latest[self.rows] = self.latest
+        self.cache.advance(self.rows, self.counts, self.latest)
 
-    def _with_past(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        cache, room = self.cache, self.cache.rooms[layer]
-        span = min(-(-self.reach // STEP) * STEP, room)
-        past = [each[layer][self.device_rows, :, :span].transpose(1, 2) for each in (cache.keys, cache.values)]
-        held = held_positions(self.starts - 1, span, room)  # (B, S)
-        positions = torch.cat((held, self.positions), dim=1)[:, None]  # (B, 1, S + T)
-        age = self.positions[:, :, None] - positions  # (B, T, S + T)
-        visible = (age >= 0) & (age < window) & (positions >= 0)
-        # padding of shorter rows may share a clamped position with a token: within the chunk the order decides
-        visible[:, :, span:] &= torch.ones_like(visible[0, :, span:]).tril()
-        keys, values = (torch.cat(pair, dim=1) for pair in zip(past, (k, v), strict=True))
+    def _over_all(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        """Attention over the past positions that a query may see, and the chunk; key j is at start - past + j."""
+        past = min(self.reach, -(-window // STEP) * STEP)
+        positions = self.starts[:, None] + torch.arange(-past, 0, device=q.device)  # (B, P), below 0: nothing
+        at = positions.clamp(min=0) % self.cache.rooms[layer]
+        row = self.device_rows[:, None]
+        held = (each[layer][row, :, at] for each in (self.cache.keys, self.cache.values))  # (B, P, K, D)
+        keys, values = (torch.cat(pair, dim=1) for pair in zip(held, (k, v), strict=True))
+        age = torch.arange(past, past + q.size(1), device=q.device)[:, None]
+        age = age - torch.arange(past + q.size(1), device=q.device)  # (T, P + T)
+        visible = ((age >= 0) & (age < window)).expand(len(q), -1, -1).clone()
+        visible[:, :, :past] &= (positions >= 0)[:, None]
+        if q.device.type == "cpu":
+            return in_blocks(q, keys, values, visible, past, window)
         return fused(q, keys, values, visible[:, None])
 
     def _written(self, room: int, width: int) -> tuple[Tensor, ...]:
@@ -194,6 +215,19 @@ class Reading:
         row, column = np.nonzero(kept)
         at = (self.cache.lengths[self.rows][row] + column) % room
         return tuple(torch.from_numpy(x).to(self.cache.device) for x in (row, column, self.rows[row], at))
+
+
+def in_blocks(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, past: int, window: int) -> Tensor:
+    """Attention of q (B, T, H, D), `past` keys after the first of k and v (B, P + T, K, D); `visible` (B, T, P + T)."""
+    missing = -k.size(1) % STEP
+    k, v = (F.pad(x, (0, 0, 0, 0, 0, missing)).transpose(1, 2).contiguous() for x in (k, v))
+    q, visible = grouped(q, k.size(1)), F.pad(visible, (0, missing))
+    blocks = []
+    for start in range(0, q.size(3), STEP):
+        low, high = max(0, (past + start - window + 1) // STEP * STEP), past + start + STEP
+        seen = visible[:, None, None, start : start + STEP, low:high]
+        blocks.append(products(q[:, :, :, start : start + STEP], k[:, :, low:high], v[:, :, low:high], seen))
+    return ungrouped(torch.cat(blocks, dim=3))
 
 
 class DecodeStep:

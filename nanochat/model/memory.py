@@ -20,6 +20,7 @@ BLOCK_INPUT_BYTES = 2.0  # all that a layer keeps whose activations are computed
 LOGIT_BYTES = 8  # a token and entry of the vocabulary: bf16 logits, their fp32 soft-capped form, the bf16 gradient
 MUON_BYTES = {"modern": 16, "classic": 7}  # a number of the largest bucket: what Muon's update makes on its way
 ADAMW_BYTES = 4  # the same of AdamW's, a number of the head
+COPY_BYTES = 2  # a number of a set of weights that is only read
 CPU_ROWS = 16  # of a forward pass on a CPU
 USABLE = 0.9  # of a card's memory: the rest is for CUDA's context, workspaces and what the allocator cannot use
 
@@ -31,10 +32,15 @@ def peak_memory(
     *,
     checkpoint_activations: bool = False,
     loss_chunk: int = 0,
+    copies: int = 0,
 ) -> int:
-    """Bytes on each rank at the most, with forward passes of so many rows: in the backward pass or in the optimizer."""
+    """Bytes on each rank at the most, with forward passes of so many rows: in the backward pass or in the optimizer.
+
+    `copies` are sets of weights in bf16 beside the trained ones, as RL keeps one of its start.
+    """
     backward = _backward(config, rows, checkpoint_activations, loss_chunk)
-    return _standing(config, num_ranks) + max(backward, _optimizer(config, num_ranks))
+    standing = _standing(config, num_ranks) + copies * COPY_BYTES * config.num_parameters()
+    return standing + max(backward, _optimizer(config, num_ranks))
 
 
 def rows_of_a_pass(config: GPTConfig, rows_per_rank: int, card: int | None, num_ranks: int = 1, **sparing: Any) -> int:
@@ -54,6 +60,7 @@ def rows_that_fit(
     *,
     checkpoint_activations: bool = False,
     loss_chunk: int = 0,
+    copies: int = 0,
 ) -> int:
     """The rows of a forward pass: as few equal passes over `rows_per_rank` as a card with `memory` bytes allows; 1 at
     the least, also where even that does not fit.
@@ -61,7 +68,12 @@ def rows_that_fit(
     for passes in range(1, rows_per_rank + 1):
         rows = -(-rows_per_rank // passes)
         needed = peak_memory(
-            config, rows, num_ranks, checkpoint_activations=checkpoint_activations, loss_chunk=loss_chunk
+            config,
+            rows,
+            num_ranks,
+            checkpoint_activations=checkpoint_activations,
+            loss_chunk=loss_chunk,
+            copies=copies,
         )
         if needed <= USABLE * memory:
             return rows

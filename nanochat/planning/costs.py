@@ -20,7 +20,7 @@ from nanochat.model.memory import USABLE, peak_memory, rows_of_a_pass
 from nanochat.planning import rates
 from nanochat.scaling import FEWEST_STEPS, Hyperparameters, shape, too_short
 from nanochat.tasks.mixture import parse_mixture
-from nanochat.tasks.task import asked_problems, comma_separated
+from nanochat.tasks.task import asked_problems, comma_separated, weighted_tasks
 from nanochat.workflow.out_of_memory import sparing
 from nanochat.workflow.stage import Stage
 
@@ -97,7 +97,7 @@ class Plan:
         per_rank = max(1, batch // (self.derived.config.sequence_len * stage.num_ranks))
         if stage.device_batch_size:
             return min(stage.device_batch_size, per_rank)
-        saving = sparing(vars(stage))
+        saving = sparing(vars(stage)) | {"copies": _copies(stage)}
         return rows_of_a_pass(self.derived.config, per_rank, self.hardware.memory, stage.num_ranks, **saving)
 
 
@@ -203,7 +203,7 @@ def _training(
 ) -> Cost:
     """Of a stage that trains: time to start, compile and save beside `seconds`, memory, and whether it fits."""
     config, rows = plan.derived.config, plan.rows(stage, batch)
-    memory = peak_memory(config, rows, stage.num_ranks, **sparing(vars(stage)))
+    memory = peak_memory(config, rows, stage.num_ranks, copies=_copies(stage), **sparing(vars(stage)))
     card = plan.hardware.memory
     if card is not None and memory > USABLE * card:
         said = [*said, f"does not fit: {memory / 2**30:.0f} GiB of {card / 2**30:.0f}: {_remedy(plan, stage, rows)}"]
@@ -215,11 +215,17 @@ def _training(
     return Cost(stage.name, "gpu", seconds, steps, batch, epochs, memory, 4 * config.num_parameters(), tuple(said))
 
 
+def _copies(stage: Any) -> int:
+    """Sets of weights beside the trained one: RL may keep those of its start."""
+    return stage.copies() if isinstance(stage, pipeline.Rl) else 0
+
+
 def _remedy(plan: Plan, stage: Any, rows: int) -> str:
     """What makes a step fit: what the card holds, activations computed twice, or the largest depth that fits so."""
     if rows > 1:
         return f"{stage.name}.device_batch_size=0 takes what fits"
     config, saving = plan.derived.config, {**sparing(vars(stage)), "checkpoint_activations": True}
+    saving["copies"] = _copies(stage)
     usable = USABLE * (plan.hardware.memory or 0)
     if peak_memory(config, 1, stage.num_ranks, **saving) <= usable:
         return f"{stage.name}.checkpoint_activations=true"
@@ -274,13 +280,18 @@ def batch_of(plan: Plan, name: str) -> int:
 def _rl(plan: Plan, stage: Any) -> Cost:
     steps = stage.num_steps or max(1, 7473 // stage.prompts_per_step)
     answers = stage.prompts_per_step * stage.samples_per_prompt
-    said = min(stage.max_new_tokens, rates.ANSWER_TOKENS.get(stage.task, rates.USUAL_ANSWER))
-    ranks = min(stage.num_ranks, stage.prompts_per_step)
+    tasks = weighted_tasks(stage.task, "rl.task")
+    said = min(stage.max_new_tokens, max(rates.ANSWER_TOKENS.get(name, rates.USUAL_ANSWER) for name in tasks))
+    ranks, batch = min(stage.num_ranks, stage.prompts_per_step), stage.most_tokens_per_step()
     seconds = steps * (
         plan.decoded_seconds(answers, said, 512, ranks)
-        + plan.trained_seconds(stage.most_tokens_per_step(), stage.num_ranks)
+        + stage.updates_per_rollout * plan.trained_seconds(batch, stage.num_ranks)
+        + stage.copies() * plan.read_seconds(batch, stage.num_ranks)
     )
-    return _training(plan, stage, seconds, steps, stage.most_tokens_per_step(), None, [])
+    looks = 1 + -(-steps // (stage.eval_every or steps))
+    asked = looks * len(tasks) * stage.eval_problems * (1 + stage.eval_samples)
+    seconds += plan.decoded_seconds(asked, said, 512, stage.num_ranks)
+    return _training(plan, stage, seconds, steps, batch, None, [])
 
 
 def _base_eval(plan: Plan, stage: Any) -> Cost:

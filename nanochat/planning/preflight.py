@@ -33,7 +33,7 @@ from nanochat.scaling import FEWEST_STEPS, too_short
 from nanochat.tasks import TASKS
 from nanochat.tasks.mixture import OWN, parse_mixture
 from nanochat.tasks.published import named
-from nanochat.tasks.task import Task, asked_problems, comma_separated
+from nanochat.tasks.task import Task, asked_problems, comma_separated, weighted_tasks
 from nanochat.tasks.word_file import local_file
 from nanochat.workflow.plan import Step
 from nanochat.workflow.runner import Job, find
@@ -137,7 +137,7 @@ def _check_tasks(stages: Stages, every: Stages) -> None:
         elif isinstance(stage, ChatEval):
             knob, names = "tasks", list(_asked(stage))
         elif isinstance(stage, Rl):
-            knob, names = "task", [stage.task]
+            knob, names = "task", list(weighted_tasks(stage.task, "rl.task"))
         else:
             continue
         if not names:
@@ -170,7 +170,7 @@ def _inability(task: type[Task], *, learned: bool) -> str:
         return "has no right answers"
     if learned and task.kind != "generative":
         return f"is {task.kind}: its answers are not sampled"
-    missing = [split for split in (("train", "test") if learned else ("test",)) if split not in task.splits]
+    missing = [split for split in (("train", "validation") if learned else ("test",)) if split not in task.splits]
     return f"has no {missing[0]} split" if missing else ""
 
 
@@ -178,12 +178,23 @@ def _check_sandbox(stages: Stages) -> None:
     """Of several tasks, those whose answers nothing can run here are left out; that all are should be known early."""
     from nanochat.tools import sandbox  # here, so that a stage's process does not import it for every stage
 
-    for stage in (each for each in stages.values() if isinstance(each, ChatEval)):
-        names = _asked(stage)
-        if names and all(TASKS[name].runs_code for name in names) and (reason := sandbox.unavailable()):
+    for stage in stages.values():
+        if isinstance(stage, ChatEval):
+            where, names, remedy = f"{stage.name}.tasks = {stage.tasks!r}", list(_asked(stage)), "name others too"
+            hopeless = bool(names) and all(TASKS[name].runs_code for name in names)
+        elif isinstance(stage, Rl):
+            where, names, remedy = (
+                f"rl.task = {stage.task!r}",
+                list(weighted_tasks(stage.task, "")),
+                "take another task",
+            )
+            hopeless = any(TASKS[name].runs_code for name in names)
+        else:
+            continue
+        if hopeless and (reason := sandbox.unavailable()):
             raise ValueError(
-                f"{stage.name}.tasks = {stage.tasks!r}: its answers are programs, and there is no sandbox to run them "
-                f"in: {reason}; install bubblewrap, or name others too"
+                f"{where}: its answers are programs, and there is no sandbox to run them in: {reason}; install "
+                f"bubblewrap, or {remedy}"
             )
 
 

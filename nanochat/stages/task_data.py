@@ -3,7 +3,8 @@
 From a folder of JSON lines, or from Hugging Face `datasets`; the words from an address or a file. Promises:
 `<task>_<split>.jsonl` holds only rows that the task can read; a row that it cannot, and a word that is none, is named
 by file and line; what was fetched is written down with count and sha256; training and test rows come from splits that
-the publishers keep apart, and a training row whose question is also tested, in whatever task, is left out and counted.
+the publishers keep apart, and a row to train or validate on whose question is also tested, in whatever task, is left
+out and counted, as is one to train on that is validated on.
 No stage with a model fetches anything. The forms are documented at the tasks (`normalise`).
 """
 
@@ -43,16 +44,16 @@ def run(stage: TaskData, ctx: StageContext, origins: Origins = ORIGINS) -> dict[
     names = named(stage.tasks, stage.source, origins)
     index: dict[str, Any] = {}
     tested: set[str] = set()
-    for split in ("test", "train"):  # of all tasks: a question may be tested by another task than trains on it
+    for split in ("test", "validation", "train"):  # of all tasks: another one may test what this one trains on
         for name in (name for name in names if split in origins[name]):
             task = TASKS[name]
             assert issubclass(task, FromFile), (name, task)
             path, origin = ctx.out / f"{name}_{split}.jsonl", origins[name][split]
             file = file_of(stage.source, name, split, origin) if stage.source else None
             rows = json_lines.read(file) if file else _published(origin)
-            index[path.name] = _write(task, path, rows, ctx, tested if split == "train" else set())
-            if split == "test":
-                tested |= _tested(path)
+            index[path.name] = _write(task, path, rows, ctx, set() if split == "test" else tested)
+        for name in (name for name in names if split in origins[name] and split != "train"):
+            tested |= _tested(ctx.out / f"{name}_{split}.jsonl")
     numbers = {"rows": float(sum(entry["rows"] for entry in index.values()))}
     about: dict[str, Any] = {"tasks": names, "files": index}
     if stage.words == "english":

@@ -35,7 +35,7 @@ from nanochat.model.memory import rows_of_a_pass
 from nanochat.model.weights import load_model, save_model
 from nanochat.scaling import Hyperparameters, lr_scale, rows_per_step
 from nanochat.training.distributed import World, barrier, start, stop
-from nanochat.training.loop import Numbers, Source, fit
+from nanochat.training.loop import LossFunction, Numbers, Source, fit
 from nanochat.training.optim import MuonAdamW, OptimSettings, build_optimizer
 from nanochat.training.schedule import Schedule
 from nanochat.workflow.out_of_memory import note_rows, sparing
@@ -87,6 +87,8 @@ class Trainer:
         tokens_per_step: int | None = None,
         evaluate: Callable[[int], Numbers] | None = None,
         also_every: int = 0,
+        loss: LossFunction | None = None,
+        updates_per_step: int = 1,
     ) -> Numbers:
         """Trains to the end of the schedule with the stage's execution knobs; raises as `training.loop.fit` does."""
         return fit(
@@ -107,6 +109,8 @@ class Trainer:
             evaluate=evaluate,
             compile=self.stage.compile,
             log_every=self.stage.log_every,
+            loss=loss,
+            updates_per_step=updates_per_step,
         ) | {"device_batch_size": self.device_batch_size}
 
     def write_artifact(self, numbers: Numbers, **facts: Any) -> None:
@@ -144,12 +148,12 @@ def from_scratch(
 
 
 def from_artifact(
-    stage: "Chat | Rl", ctx: StageContext, world: World, previous: Path, batch: int, num_rows: int = 0
+    stage: "Chat | Rl", ctx: StageContext, world: World, previous: Path, batch: int, num_rows: int = 0, copies: int = 0
 ) -> Trainer:
     """The model of an earlier stage, with a new optimizer at `stage.lr_frac` of pretraining's learning rates.
 
     They are scaled by the stage's own `batch` of so many tokens (0: the earlier stage's). Nothing decays. A step has
-    `num_rows` rows over all ranks (0: as the batch fills).
+    `num_rows` rows over all ranks (0: as the batch fills). Room is left for so many copies of the weights.
     """
     model, facts = load_model(previous, world.device)
     settings, architecture = OptimSettings(**facts["optimizer"]), facts["architecture"]
@@ -157,7 +161,7 @@ def from_artifact(
     files = (previous / "tokenizer.json", previous / "token_bytes.npy")
     lowered = settings.for_finetuning(stage.lr_frac * lr_scale(architecture, batch))
     optimizer = _optimizer(stage, world, model, lowered)
-    rows = _rows(stage, ctx, world, model.config, num_rows or batch // model.config.sequence_len)
+    rows = _rows(stage, ctx, world, model.config, num_rows or batch // model.config.sequence_len, copies)
     return Trainer(stage, ctx, world, model, optimizer, settings, architecture, batch, rows, files)
 
 
@@ -167,11 +171,13 @@ def _optimizer(stage: "Trained", world: World, model: GPT, settings: OptimSettin
     return build_optimizer(model, settings, world)
 
 
-def _rows(stage: "Trained", ctx: StageContext, world: World, config: GPTConfig, num_rows: int) -> int:
+def _rows(stage: "Trained", ctx: StageContext, world: World, config: GPTConfig, num_rows: int, copies: int = 0) -> int:
     """Rows of a forward pass: the knob's, else as many of this rank's share of a step as the device holds."""
     per_rank = max(1, num_rows // world.size)
     card = torch.cuda.get_device_properties(world.device).total_memory if world.device.type == "cuda" else None
-    rows = stage.device_batch_size or rows_of_a_pass(config, per_rank, card, world.size, **sparing(vars(stage)))
+    rows = stage.device_batch_size or rows_of_a_pass(
+        config, per_rank, card, world.size, copies=copies, **sparing(vars(stage))
+    )
     if world.rank == 0:
         note_rows(ctx.work, min(rows, per_rank))
     return rows

@@ -16,6 +16,7 @@ from nanochat.tasks import (  # noqa: F401
     identity,
     identity_conversations,
     letter_counting,
+    mbpp,
     mmlu,
     smoltalk,
     spelling,

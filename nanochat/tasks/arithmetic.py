@@ -40,7 +40,7 @@ class Arithmetic(Task):
     def __init__(self, split: Split, data_dir: Path | None = None) -> None:
         super().__init__(split, data_dir)
         # a fixed list of different problems to test on, an endless supply to train on
-        self.fixed = list(islice(self._different(), TEST_SIZE)) if split == "test" else None
+        self.fixed = None if split == "train" else self._fixed(split)
 
     def __len__(self) -> int:
         return 100_000 if self.fixed is None else len(self.fixed)
@@ -65,6 +65,15 @@ class Arithmetic(Task):
         dice = random.Random(f"problem {index}")
         return next(problem for problem in iter(lambda: _draw(dice), None) if not _held_out(*problem))
 
+    @classmethod
+    def _fixed(cls, split: Split) -> list[tuple[int, str, int]]:
+        """The first held-out problems to test on; to validate on the next ones that are no mirror images of these."""
+        tested = list(islice(cls._different(), TEST_SIZE))
+        if split == "test":
+            return tested
+        keys = {_key(*problem) for problem in tested}
+        return list(islice((problem for problem in cls._different() if _key(*problem) not in keys), TEST_SIZE))
+
     @staticmethod
     def _different() -> Iterator[tuple[int, str, int]]:
         seen = set()
@@ -86,4 +95,8 @@ def _draw(dice: random.Random) -> tuple[int, str, int]:
 
 
 def _held_out(a: int, sign: str, b: int) -> bool:
-    return held_out(f"{min(a, b)} {sign} {max(a, b)}", TEST_SHARE)
+    return held_out(_key(a, sign, b), TEST_SHARE)
+
+
+def _key(a: int, sign: str, b: int) -> str:
+    return f"{min(a, b)} {sign} {max(a, b)}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.tasks.identity import NAME, sentence
-from nanochat.tasks.task import Split, Task, dialogue, held_out, in_random_order
+from nanochat.tasks.task import Split, Task, dialogue, in_random_order, in_split
 
 TEST_SHARE = 0.3
 
@@ -152,7 +152,7 @@ def _phrases(split: Split) -> Iterator[tuple[str, Talk]]:
         for beginning in talk.beginnings:
             for ending in talk.endings:
                 phrase = sentence("", beginning + ending) if talk is UNKNOWABLE else beginning + ending
-                if held_out(_plain(phrase), TEST_SHARE) == (split == "test"):
+                if in_split(_plain(phrase), split, TEST_SHARE):
                     yield phrase, talk
 
 

@@ -7,11 +7,11 @@ compared as numbers, so that 72, 72.0, $72 and **72** are equal, and the last `#
 
 import re
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from nanochat.tasks.answers import leading_number
 from nanochat.tasks.from_file import FromFile, Origin, text_of
-from nanochat.tasks.task import dialogue
+from nanochat.tasks.task import Split, dialogue
 
 CALL = re.compile(r"<<([^<>]*)>>")
 MARK = "####"
@@ -22,6 +22,7 @@ class Gsm8k(FromFile):
 
     name = "gsm8k"
     baseline = 0.0
+    splits: ClassVar[tuple[Split, ...]] = ("train", "validation", "test")
     origins = {split: Origin("openai/gsm8k", "main", split) for split in ("train", "test")}
 
     @classmethod

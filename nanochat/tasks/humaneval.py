@@ -1,7 +1,8 @@
 """HumanEval (arXiv:2107.03374): write the function that the docstring describes; the tests of the data set judge it.
 
 The answer is executed in the sandbox (tools/sandbox.py) or not at all: without one, `correct` raises. Promises: only
-a function that returns the right values passes. It has no training split. Standard library only.
+a function that returns the right values passes. It has nothing but a test split, so it is not learned (mbpp.py is).
+Standard library only.
 """
 
 import ast

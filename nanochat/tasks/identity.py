@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat.tasks.task import Split, Task, dialogue, held_out, in_random_order
+from nanochat.tasks.task import Split, Task, dialogue, in_random_order, in_split
 
 NAME = "nanochat"
 TEST_SHARE = 0.2
@@ -114,7 +114,7 @@ def _questions(split: Split) -> Iterator[tuple[str, Fact]]:
     for fact in FACTS:
         indirect = [f"{beginning} {ending}" for beginning in BEGINNINGS for ending in fact.endings]
         for core in (*fact.direct, *indirect):
-            if held_out(core, TEST_SHARE) == (split == "test"):
+            if in_split(core, split, TEST_SHARE):
                 for opener in OPENERS:
                     yield sentence(opener, core), fact
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nanochat.tasks.identity import NAME
 from nanochat.tasks.spelling import spelled
@@ -70,6 +70,7 @@ class IdentityConversations(Task):
 
     name = "identity_conversations"
     baseline = 0.0
+    splits: ClassVar[tuple[Split, ...]] = ("train", "test")  # nothing is rewarded
 
     def __init__(self, split: Split, data_dir: Path | None = None) -> None:
         super().__init__(split, data_dir)

@@ -36,7 +36,8 @@ class Spelling(Task):
 
     def __init__(self, split: Split, data_dir: Path | None = None) -> None:
         super().__init__(split, data_dir)
-        self.known, self.held = words(split, data_dir), frozenset(words("test", data_dir))
+        self.known = words(split, data_dir)
+        self.held = frozenset(words("test", data_dir) + words("validation", data_dir))
 
     def __len__(self) -> int:
         return 200_000 if self.split == "train" else len(self.known)
@@ -51,7 +52,7 @@ class Spelling(Task):
             raise IndexError(index)
         word = self.known[index % len(self.known)]
         dice = self.dice(index)
-        if self.split == "test" or dice.random() >= FRAGMENT_SHARE or len(word) < 4:
+        if self.split != "train" or dice.random() >= FRAGMENT_SHARE or len(word) < 4:
             return word
         length = dice.randrange(3, len(word))
         start = dice.randrange(len(word) - length + 1)

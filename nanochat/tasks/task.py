@@ -1,19 +1,22 @@
 """What a task promises: a fixed list of conversations, and a verdict on an answer to each of them.
 
 One class serves training (its conversations) and evaluation (its verdicts). Promises: `task[i]` depends on nothing but
-split, data and `i`; train and test never share a problem; nothing is fetched. Not here: sampling answers, rendering.
-Standard library only, so that a recipe's mixture is checked without torch.
+split, data and `i`; no two splits share a problem; nothing is fetched. `validation` is what reinforcement learning
+looks at on its way, so that nobody chooses by `test`. Not here: sampling answers, rendering. Standard library only, so
+that a recipe's mixture is checked without torch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
+VALIDATION_SHARE = 0.05  # of all keys
 TASKS: dict[str, type[Task]] = {}
 
 
@@ -30,7 +33,7 @@ class Task:
     name: ClassVar[str] = ""
     kind: ClassVar[Literal["generative", "multiple_choice"]] = "generative"
     baseline: ClassVar[float]
-    splits: ClassVar[tuple[Split, ...]] = ("train", "test")
+    splits: ClassVar[tuple[Split, ...]] = ("train", "validation", "test")
     needs_data: ClassVar[bool] = False  # whether the stage `task_data` must have fetched something
     runs_code: ClassVar[bool] = False  # whether its answers are programs, which a sandbox runs to judge them
 
@@ -99,9 +102,43 @@ def asked_problems(text: str, where: str) -> dict[str, int | None]:
     return limits
 
 
+def weighted_tasks(text: str, where: str) -> dict[str, float]:
+    """Tasks with the shares in which they are asked, summing to 1: `arithmetic, spelling:0.5`, without a number 1.
+
+    `where` names the knob in the messages. Raises ValueError for no task, one that is named twice, and a weight that is
+    not a positive number; whether there is such a task is not looked at.
+    """
+    weights: dict[str, float] = {}
+    for entry in comma_separated(text):
+        name, colon, number = (piece.strip() for piece in entry.partition(":"))
+        weight = _number(number) if colon else 1.0
+        if not 0 < weight < math.inf:
+            raise ValueError(f"{where}: {entry!r}: after the colon stands a weight above 0, e.g. {name}:0.5")
+        if name in weights:
+            raise ValueError(f"{where}: task {name!r} is there twice: name it once")
+        weights[name] = weight
+    if not weights:
+        raise ValueError(f"{where} = {text!r}: name at least one task, e.g. arithmetic, spelling:0.5")
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def held_out(key: str, share: float) -> bool:
     """Whether the thing called `key` belongs to the test split: a fixed `share` of all keys, chosen by their digest."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) < share * 2**32
+
+
+def in_split(key: str, split: Split, test_share: float, validation_share: float = VALIDATION_SHARE) -> bool:
+    """Whether the thing called `key` belongs to `split`, by its digest; `test` depends on `test_share` alone."""
+    if held_out(key, test_share):
+        return split == "test"
+    return split == ("validation" if held_out(key, test_share + validation_share) else "train")
 
 
 def in_random_order(keys: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ from functools import cache
 from itertools import chain, cycle, islice
 from pathlib import Path
 
-from nanochat.tasks.task import Split, held_out, in_random_order
+from nanochat.tasks.task import VALIDATION_SHARE, Split, in_random_order, in_split
 from nanochat.tasks.word_file import fetched
 
 NUM_COMMON = 1200  # never held out
@@ -307,25 +307,31 @@ def words(split: Split, data_dir: Path | None = None) -> tuple[str, ...]:
 
 @cache
 def _embedded(split: Split) -> tuple[str, ...]:
-    held = {word for word in WORDS[NUM_COMMON:] if _held_out(word, TEST_SHARE)}
-    if split == "test":
-        return tuple(in_random_order(held))
-    return tuple(word for word in WORDS if word not in held)
+    if split == "train":
+        held = {*_embedded("test"), *_embedded("validation")}
+        return tuple(word for word in WORDS if word not in held)
+    return tuple(in_random_order({word for word in WORDS[NUM_COMMON:] if _held_out(word, split, TEST_SHARE)}))
 
 
 @cache
 def _with_fetched(path: Path) -> dict[Split, tuple[str, ...]]:
-    """Both splits; 370,000 words take less than half a second."""
+    """All splits; 370,000 words take less than half a second."""
     known = set(WORDS)
     more = [word for word in path.read_text(encoding="ascii").split() if word not in known]
-    held = {word for word in more if _held_out(word, FETCHED_TEST_SHARE)}
-    train = [word for word in more if word not in held]
+    shares = FETCHED_TEST_SHARE, FETCHED_TEST_SHARE
+    test = {word for word in more if _held_out(word, "test", *shares)}
+    validation = {word for word in more if _held_out(word, "validation", *shares)}
+    train = [word for word in more if word not in test and word not in validation]
     random.Random(SHUFFLE_SEED).shuffle(train)
     common, rest = cycle(in_random_order(_embedded("train"))), iter(train)
     groups = iter(lambda: tuple(islice(rest, EMBEDDED_EVERY - 1)), ())
     mixed = chain.from_iterable((next(common), *group) for group in groups)
-    return {"train": tuple(mixed), "test": tuple(in_random_order([*_embedded("test"), *held]))}
+    return {
+        "train": tuple(mixed),
+        "validation": tuple(in_random_order([*_embedded("validation"), *validation])),
+        "test": tuple(in_random_order([*_embedded("test"), *test])),
+    }
 
 
-def _held_out(word: str, share: float) -> bool:
-    return 5 <= len(word) <= 9 and held_out(f"word {word}", share)
+def _held_out(word: str, split: Split, test_share: float, validation_share: float = VALIDATION_SHARE) -> bool:
+    return 5 <= len(word) <= 9 and in_split(f"word {word}", split, test_share, validation_share)

@@ -30,7 +30,7 @@ from nanochat.training.optim import MuonAdamW
 from nanochat.training.schedule import Schedule
 from nanochat.training.state import Numbers, TrainState, diverged
 
-LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+LossFunction = Callable[..., Tensor]  # of inputs, targets, weights and what else a batch holds: a sum, not a mean
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,16 @@ class Batch:
     targets: Tensor  # (b, T) int, -1 where there is nothing to learn
     weights: Tensor | None  # (b, T) float, negative ones included (RL's advantages)
     normalizer: float
+    more: tuple[Tensor, ...] = ()  # (b, T) float each: what else the loss takes
 
-    def to(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+    def to(self, device: torch.device) -> tuple[Tensor | None, ...]:
         """The tensors, on a device; on their way to a GPU through pinned memory, so that the host need not wait."""
 
         def moved(tensor: Tensor) -> Tensor:
             return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
-        return moved(self.inputs), moved(self.targets), None if self.weights is None else moved(self.weights)
+        weights = None if self.weights is None else moved(self.weights)
+        return moved(self.inputs), moved(self.targets), weights, *map(moved, self.more)
 
 
 class Source(Protocol):
@@ -113,21 +115,24 @@ def fit(
     evaluate: Callable[[int], Numbers] | None = None,
     compile: bool = False,
     log_every: int = 10,
+    loss: LossFunction | None = None,
+    updates_per_step: int = 1,
 ) -> Numbers:
-    """Trains from the newest checkpoint in `checkpoints`, or from the model as it is, up to `num_steps` updates.
+    """Trains from the newest checkpoint in `checkpoints`, or from the model as it is, up to `num_steps` steps.
 
-    `inputs` says of what data the checkpoints are: those of other inputs are refused. `tokens_per_step` counts all
-    ranks and is only for the clock. `evaluate(step)` is called on every rank, at step 0, every `eval_every` and
-    `also_every` steps and at the end; its numbers are logged. Saves every `checkpoint_every` steps, so many minutes
-    after the last time, and at the end. Returns the last logged numbers, with seconds of training and of what held it.
+    Checkpoints of other `inputs` are refused. `tokens_per_step` of all ranks are only for the clock. `evaluate(step)`
+    is called on every rank, at step 0, every `eval_every` and `also_every` steps and at the end; its numbers are
+    logged. Saves every `checkpoint_every` steps, so many minutes after the last time, and at the end. `loss`, if given,
+    takes the place of the model's; a step is `updates_per_step` updates on the same batches. Returns the last numbers.
 
     Raises:
         Interrupted: asked to stop by a signal; everything is saved.
         FloatingPointError: the loss, or a weight about to be saved, is not finite.
         OSError: a checkpoint could not be written; said at the next one or at the end.
     """
-    run = TrainState(model, optimizer, metrics, checkpoints, inputs, world, num_steps, tokens_per_step)
-    loss_of = loss_function(model, compile)
+    steps = num_steps, tokens_per_step, updates_per_step
+    run = TrainState(model, optimizer, metrics, checkpoints, inputs, world, *steps)
+    loss_of = loss or loss_function(model, compile)
     with stop_signals() as stop, reproducible_sums(world.device), run.all_saved():
         run.resume()
         if evaluate and (run.step == 0 or due(run.step, eval_every, num_steps) or due(run.step, also_every, num_steps)):
@@ -135,15 +140,14 @@ def fit(
         run.clock.go_on()
         while run.step < num_steps:
             wishes = stop.is_set, partial(run.overdue, checkpoint_minutes)
-            loss, (stopping, overdue) = accumulate_gradients(loss_of, source.batch(run.step), world, *wishes)
-            if not isfinite(loss):
-                raise FloatingPointError(diverged(f"the loss is {loss}", run.step))
-            lr = schedule.lr(run.step)
-            optimizer.step(lr, schedule.momentum(run.step), schedule.weight_decay(run.step))
+            batches = source.batch(run.step)
+            for _ in range(updates_per_step):
+                mean_loss, (stopping, overdue) = accumulate_gradients(loss_of, batches, world, *wishes)
+                update(optimizer, schedule, run.step, mean_loss)
             run.advance()
             if run.step == 1 or due(run.step, log_every, num_steps):
                 said = source.numbers() if isinstance(source, ReportingSource) else {}
-                run.log({"loss": loss, "lr_multiplier": lr, **said})
+                run.log({"loss": mean_loss, "lr_multiplier": schedule.lr(run.step - 1), **said})
             if stopping or overdue or due(run.step, checkpoint_every, num_steps):
                 run.save()
             if stopping and run.step < num_steps:
@@ -152,6 +156,13 @@ def fit(
                 run.evaluate(evaluate)
             run.clock.go_on()
     return run.final()
+
+
+def update(optimizer: MuonAdamW, schedule: Schedule, step: int, mean_loss: float) -> None:
+    """Follows the gradients that are there, unless the loss that they are of is not finite (FloatingPointError)."""
+    if not isfinite(mean_loss):
+        raise FloatingPointError(diverged(f"the loss is {mean_loss}", step))
+    optimizer.step(schedule.lr(step), schedule.momentum(step), schedule.weight_decay(step))
 
 
 def due(step: int, every: int, num_steps: int) -> bool:

@@ -86,6 +86,7 @@ class TrainState:
     world: World
     num_steps: int
     tokens_per_step: int
+    updates_per_step: int = 1
     step: int = 0
     clock: Clock = field(default_factory=Clock)
     last: Numbers = field(default_factory=dict)  # the newest value of everything logged
@@ -210,7 +211,7 @@ class TrainState:
                 f"{found.directory} is of another run ({state['meaning']}, this is {self._meaning()}): move it away"
             )
         _copy_into(self.model, found.weights())
-        self.optimizer.load_state(found.optimizer(), step)
+        self.optimizer.load_state(found.optimizer(), step * self.updates_per_step)
         self.step, self.last, self.clock.seconds = step, state["last"], state["seconds"]
         self._rewind(step - 1)
         self.note(state["row"])

@@ -105,7 +105,7 @@ def _preimage(stage: Stage, inputs: Mapping[str, str], part: int | None = None) 
     made = {
         "stage": stage.name,
         "version": stage.version,
-        "knobs": stage.values("identity", of_parts=part is not None),
+        "knobs": stage.meaning(of_parts=part is not None),
         "inputs": dict(inputs),
     }
     return made if part is None else {**made, "part": part}

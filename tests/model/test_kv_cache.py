@@ -58,8 +58,7 @@ def decode(model, cache, tokens):
     logits, likeliest, log_probs = Decoder(model, cache, compile=False)(tokens, lengths, before, int(lengths.max()) + 1)
     assert torch.equal(likeliest, logits.argmax(-1))
     torch.testing.assert_close(log_probs, logits.log_softmax(-1).amax(-1))
-    cache.lengths[: len(tokens)] += 1
-    cache.latest[: len(tokens)] = tokens
+    cache.advance(range(len(tokens)), 1, tokens.numpy())
     return logits
 
 
@@ -116,6 +115,24 @@ def test_a_beginning_is_shared_as_long_as_the_rings_hold_it(model):
     assert not cache.can_share(0, 351)
 
 
+def test_a_shortened_row_remembers_what_its_rings_lost(model):
+    tokens = some_tokens(model.config, 2, 390)
+    cache = KVCache(model.config, 2)
+    read(model, [tokens[0, :280]], [280], cache)  # the rings of 256 have lost the first 24
+    cache.shorten(0, 192, int(tokens[0, 191]))
+    (logits,) = read(model, [tokens[1, :20]], [20], cache)
+    whole = torch.cat((tokens[0, :192], tokens[1, :20]))
+    torch.testing.assert_close(logits, model(whole[None])[0, -20:], **TOLERANCE)
+    ringed = any(room < 400 for room in cache.rooms)
+    assert cache.can_share(0, 64) == (not ringed)
+    assert cache.can_share(0, 192)
+    cache.copy([0], [1], [192], [int(tokens[0, 191])])
+    assert cache.can_share(1, 64) == (not ringed)
+    cache.forget([0])
+    read(model, [tokens[0, :100]], [100], cache)
+    assert cache.can_share(0, 64)
+
+
 def test_an_idle_row_between_those_that_decode_keeps_every_bit(model):
     tokens = some_tokens(model.config, 2, 390)
     cache = KVCache(model.config, 2)
@@ -126,7 +143,7 @@ def test_an_idle_row_between_those_that_decode_keeps_every_bit(model):
         logits, _, _ = Decoder(model, cache, compile=False)(
             torch.tensor([5, int(tokens[1, at])]), lengths, before, at + 1
         )
-        cache.lengths[1], cache.latest[1] = at + 1, tokens[1, at]
+        cache.advance([1], 1, tokens[1:, at].numpy())
         torch.testing.assert_close(logits[1], model(tokens[1:, : at + 1])[0, -1], **TOLERANCE)
     assert all(map(torch.equal, held, [each[0] for each in (*cache.keys, *cache.values)]))
 

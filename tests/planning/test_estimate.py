@@ -142,6 +142,20 @@ def test_a_person_would_warn(settings: list[str], gpus: str, stage: str, said: s
     assert f"  ! {stage} " in estimate.text(plan_of_it)
 
 
+def test_options_of_rl_cost_what_they_take() -> None:
+    def rl(*settings: str) -> dict[str, Any]:
+        stages = described("d12", "rl.device_batch_size=8", *settings)["stages"]
+        return next(stage for stage in stages if stage["name"] == "rl")
+
+    plain, distant, twice = rl(), rl("rl.kl_coef=0.1"), rl("rl.clip=0.2", "rl.updates_per_rollout=2")
+    assert distant["memory_bytes"] - plain["memory_bytes"] == 2 * described("d12")["parameters"]
+    assert twice["memory_bytes"] == plain["memory_bytes"]
+    assert plain["seconds"] < distant["seconds"] < twice["seconds"]
+    assert rl("rl.eval_samples=64")["seconds"] > plain["seconds"]
+    short, both = rl("rl.task=arithmetic"), rl("rl.task=gsm8k, arithmetic")
+    assert short["seconds"] < plain["seconds"] < both["seconds"]  # by the longest answers, and two looks
+
+
 def test_what_is_cached_costs_nothing_more() -> None:
     steps = plan(stages_of("speedrun"))
     found = [Status(step, step.name == "pretrain", ()) for step in steps]

@@ -37,6 +37,7 @@ def fetched(tmp_path):
 def test_what_can_be_carried_out_is_not_refused(looked_at, fetched):
     looked_at()
     looked_at(*fetched, "rl.task=gsm8k", "chat_eval_rl.tasks=arithmetic, mmlu, humaneval")
+    looked_at(*fetched, "rl.task=gsm8k, arithmetic:0.5, spelling")
     looked_at("register.metric=arithmetic")
     looked_at("task_data.words=english")
     looked_at("task_data.words_source=nowhere")  # which nobody asks for
@@ -55,6 +56,8 @@ def test_what_can_be_carried_out_is_not_refused(looked_at, fetched):
     ("setting", "said"),
     [
         ("rl.task=mmlu", "rl.task names 'mmlu', which is multiple_choice: .* take one of arithmetic, .*gsm8k"),
+        ("rl.task=gsm8k, mmlu:0.5", "rl.task names 'mmlu', which is multiple_choice"),
+        ("rl.task=arithmetic, mbpp", "rl.task names 'mbpp', whose data nobody fetches: add it to task_data.tasks"),
         ("rl.task=humaneval", "rl.task names 'humaneval', which has no train split: take one of arithmetic"),
         ("rl.task=smoltalk", "rl.task names 'smoltalk', which has no right answers: take one of"),
         ("rl.task=identity_conversations", "rl.task names 'identity_conversations', which has no right answers"),
@@ -79,8 +82,8 @@ def test_a_task_that_is_only_trained_on_is_not_asked(looked_at, monkeypatch):
             raise NotImplementedError
 
     monkeypatch.setitem(TASKS, "lectures", Lectures)
-    for knob in ("chat_eval_mid.tasks", "rl.task"):
-        with pytest.raises(ValueError, match=f"{knob} names 'lectures', which has no test split"):
+    for knob, split in (("chat_eval_mid.tasks", "test"), ("rl.task", "validation")):
+        with pytest.raises(ValueError, match=f"{knob} names 'lectures', which has no {split} split"):
             looked_at(f"{knob}=lectures")
 
 
@@ -157,6 +160,20 @@ def test_code_of_a_model_without_a_sandbox_is_refused_where_it_would_run(tmp_pat
     preflight(steps, store, gpu_stages_here=False)
     data[-1] += ", arithmetic"  # which then is the only one that is asked
     preflight(plan(recipes.apply(recipes.stages_of("micro"), [*toy, *data]), ["chat_eval_sft"]), store)
+
+
+def test_programs_are_not_learned_without_a_sandbox(tmp_path, monkeypatch):
+    toy, store = toy_corpus.make(tmp_path / "corpus"), FileStore(tmp_path / "store")
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"mbpp_{split}.jsonl").touch()
+    data = ["task_data.tasks=mbpp", f"task_data.source={tmp_path}", "rl.task=arithmetic, mbpp:0.5"]
+    steps = plan(recipes.apply(recipes.stages_of("micro"), [*toy, *data]), ["rl"])
+    monkeypatch.setattr("nanochat.tools.sandbox.unavailable", lambda: None)
+    preflight(steps, store)
+    monkeypatch.setattr("nanochat.tools.sandbox.unavailable", lambda: "bubblewrap (bwrap) is not installed")
+    with pytest.raises(ValueError, match=r"rl\.task = 'arithmetic, mbpp:0\.5': .*bwrap.*, or take another task"):
+        preflight(steps, store)
+    preflight(steps, store, gpu_stages_here=False)
 
 
 def test_the_plain_runner_refuses_a_corpus_in_a_bucket(tmp_path):

@@ -27,10 +27,14 @@ from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import save_model
 from nanochat.pipeline import Rl
-from nanochat.stages.rl import Group, Problems, Rollouts, micro_batches, pass_rate
+from nanochat.stages.rl import Rollouts
+from nanochat.stages.rl import micro_batches as with_log_probs
 from nanochat.stages.rl import run as rl
+from nanochat.stages.rl_look import look
+from nanochat.stages.rl_problems import Group, Problems
 from nanochat.tasks.task import Split, Task, dialogue
 from nanochat.training.distributed import World
+from nanochat.training.loop import Batch
 from nanochat.training.optim import OptimSettings
 from nanochat.workflow.stage import StageContext
 from tests.paths import ROOT
@@ -94,8 +98,16 @@ def place(folder: Path, model: GPT) -> StageContext:
 
 def rollouts(model: GPT, world: World | None = None, task: Task | None = None, **knobs: Any) -> Rollouts:
     chosen = stage(**knobs)
-    problems = Problems(task or Arms("train"), TOKENIZER)
+    problems = Problems([task or Arms("train")], TOKENIZER)
     return Rollouts(chosen, model, TOKENIZER, problems, chosen.num_steps, world or World())
+
+
+def micro_batches(groups: list[Group], device_batch_size: int, width: int, sampled: float) -> list[Batch]:
+    return [batch for batch, _ in with_log_probs(groups, device_batch_size, width, sampled)]
+
+
+def pass_rate(model: GPT, problems: Problems, count: int, world: World) -> float:
+    return look(model, TOKENIZER, problems, stage(eval_problems=count, eval_samples=1), world)["held_out_pass_rate"]
 
 
 def completion(tokens: list[int], mask: list[int] | None = None) -> Completion:
@@ -186,7 +198,7 @@ def test_ranks_share_a_steps_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     for number, group in enumerate(whole):
         twin = shared[number % 2][number // 2]
         assert [a.tokens for a in twin.answers] == [a.tokens for a in group.answers]
-    monkeypatch.setattr("nanochat.stages.rl.ROLLOUT_ROWS", 8)  # two prompts at a time
+    monkeypatch.setattr("nanochat.stages.rl_problems.ROLLOUT_ROWS", 8)  # two prompts at a time
     assert [g.rewards for g in rollouts(two_armed_model(), prompts_per_step=5).groups(1)] == [g.rewards for g in whole]
 
 
@@ -196,7 +208,7 @@ def test_a_rank_without_problems_still_takes_part() -> None:
 
 
 def test_every_epoch_asks_every_problem_once() -> None:
-    problems = Problems(Arms("train"), TOKENIZER)
+    problems = Problems([Arms("train")], TOKENIZER)
     order = problems.order(3, 25)
     assert len(order) == 25
     assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
@@ -306,14 +318,14 @@ def test_a_held_out_problem_that_does_not_fit_counts_as_not_solved() -> None:
     model = two_armed_model()
     with torch.no_grad():
         model.lm_head.weight[ord("b"), START] = 5.0  # always right
-    assert pass_rate(model, TOKENIZER, Problems(Arms("test"), TOKENIZER), 64, 3, World()) == 1.0
-    assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 64, 3, World()) == 0.6
-    assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 2, 3, World()) == 0.5  # of the first two
+    assert pass_rate(model, Problems([Arms("validation")], TOKENIZER), 64, World()) == 1.0
+    assert pass_rate(model, Problems([Uneven("validation")], TOKENIZER), 64, World()) == 0.6
+    assert pass_rate(model, Problems([Uneven("validation")], TOKENIZER), 2, World()) == 0.5  # of the first two
     by_rank = [World(rank, 3) for rank in range(3)]  # without a process group each says what it has: 6 of 10 in all
-    shares = [pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 64, 3, world) for world in by_rank]
+    shares = [pass_rate(model, Problems([Uneven("validation")], TOKENIZER), 64, world) for world in by_rank]
     assert shares == [0.0, 1.0, 1.0]
     nothing_fits = World(rank=0, size=20)  # this rank has problem 0 alone
-    assert pass_rate(model, TOKENIZER, Problems(Uneven("test"), TOKENIZER), 64, 3, nothing_fits) == 0.0
+    assert pass_rate(model, Problems([Uneven("validation")], TOKENIZER), 64, nothing_fits) == 0.0
 
 
 class Choice(Arms):
@@ -331,9 +343,9 @@ class Broken(Arms):
 
 def test_tasks_that_cannot_be_sampled_are_refused() -> None:
     with pytest.raises(ValueError, match="is multiple_choice: choose a task whose answers are generated"):
-        Problems(Choice("train"), TOKENIZER)
+        Problems([Choice("train")], TOKENIZER)
     with pytest.raises(ValueError, match="has no problems in its train split"):
-        Problems(Empty("train"), TOKENIZER)
+        Problems([Empty("train")], TOKENIZER)
     with pytest.raises(ValueError, match="rewards must be finite"):
         rollouts(two_armed_model(), task=Broken("train")).batch(0)
     with pytest.raises(ValueError, match="has 7 tokens, the context 7"):

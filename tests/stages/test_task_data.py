@@ -51,7 +51,7 @@ def test_local_lines_are_checked_counted_and_digested(tmp_path):
     for name, rows in (("gsm8k_train.jsonl", 2), ("gsm8k_test.jsonl", 1)):
         data = (place.out / name).read_bytes()
         assert index["files"][name] == {"rows": rows, "in_test": 0, "sha256": hashlib.sha256(data).hexdigest()}
-    assert len(make("gsm8k", "train", place.out)) == 2
+    assert [len(make("gsm8k", split, place.out)) for split in ("train", "validation", "test")] == [1, 1, 1]
 
 
 def test_a_training_row_that_is_also_tested_is_left_out(tmp_path):
@@ -62,10 +62,30 @@ def test_a_training_row_that_is_also_tested_is_left_out(tmp_path):
     assert (
         json.loads((place.out / "index.json").read_text(encoding="utf-8"))["files"]["gsm8k_train.jsonl"]["in_test"] == 1
     )
-    train = {row["messages"][0]["content"] for row in make("gsm8k", "train", place.out)}
-    test = {row["messages"][0]["content"] for row in make("gsm8k", "test", place.out)}
-    assert train == {"How many apples?", "How many pears?"}
-    assert not train & test
+    train, validation, test = (
+        {row["messages"][0]["content"] for row in make("gsm8k", split, place.out)}
+        for split in ("train", "validation", "test")
+    )
+    assert train | validation == {"How many apples?", "How many pears?"}
+    assert not (train | validation) & test
+
+
+def test_a_training_row_that_is_validated_on_and_a_validation_row_that_is_tested_are_left_out(tmp_path):
+    program = lambda text: {"text": text, "code": "def f():\n    return 1", "test_list": ["assert f() == 1"]}  # noqa: E731
+    write(tmp_path / "mbpp_train.jsonl", program("One."), program("Two."), program("Three."), program("Four."))
+    write(tmp_path / "mbpp_validation.jsonl", program("two."), program("Three."))
+    write(tmp_path / "mbpp_test.jsonl", program("THREE."))
+    place = place_in(tmp_path)
+    fetch(TaskData(tasks="mbpp", source=str(tmp_path)), place)
+    asked = {
+        split: [row["messages"][0]["content"].split("\n")[0] for row in make("mbpp", split, place.out)]
+        for split in ("train", "validation", "test")
+    }
+    assert {split: sorted(texts) for split, texts in asked.items()} == {
+        "train": ["Four.", "One."],
+        "validation": ["two."],
+        "test": ["THREE."],
+    }
 
 
 def test_a_training_row_that_another_task_tests_is_left_out(tmp_path):
@@ -155,7 +175,7 @@ def test_data_sets_are_read_through_datasets(tmp_path, monkeypatch):
 def test_every_task_with_data_is_a_task_and_tests_on_what_is_called_test():
     for name, splits in ORIGINS.items():
         assert splits["test"].split == "test"
-        assert set(splits) <= {"train", "test"}
+        assert set(splits) <= {"train", "validation", "test"}
         assert all(origin.split == split for split, origin in splits.items())
         with pytest.raises(ValueError, match="is missing"):
             make(name, "test", Path("nowhere"))
@@ -180,7 +200,7 @@ def test_words_come_from_a_file_whatever_ends_its_lines(tmp_path):
         assert (place.out / "words.txt").read_bytes() == listed(known)
         about = json.loads((place.out / "index.json").read_text(encoding="utf-8"))["words"]
         assert about == {"source": uri, "count": 1500, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
-    assert set(known) <= {*words("train", place.out), *words("test", place.out)}
+    assert set(known) <= {word for split in ("train", "validation", "test") for word in words(split, place.out)}
 
 
 def test_words_are_fetched_through_a_connection_that_breaks(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from nanochat.tasks import make
 from nanochat.tasks.arc import ArcEasy
 from nanochat.tasks.gsm8k import Gsm8k, final_number, parts
 from nanochat.tasks.humaneval import HumanEval, program
+from nanochat.tasks.mbpp import Mbpp
 from nanochat.tasks.mmlu import Mmlu
 from nanochat.tasks.smoltalk import SmolTalk
 from nanochat.tools import sandbox
@@ -17,6 +18,7 @@ from tests.paths import SHARED
 
 DATA = SHARED / "data"
 needs_shared = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
+needs_sandbox = pytest.mark.skipif(sandbox.unavailable() is not None, reason=f"no sandbox: {sandbox.unavailable()}")
 ANSWER = "Natalia sold 48/2 = <<48/2=24>>24 clips.\nIn all <<48+24=72>>72.\n#### 72"
 CODE_ROW = {
     "task_id": "a/0",
@@ -105,7 +107,7 @@ def test_an_answer_may_be_a_function_of_its_own_a_fence_or_the_rest_of_the_promp
         assert names["quarter"](8) == 2
 
 
-@pytest.mark.skipif(sandbox.unavailable() is not None, reason=f"no sandbox: {sandbox.unavailable()}")
+@needs_sandbox
 def test_code_is_judged_by_its_tests(tmp_path):
     task = HumanEval("test", write(tmp_path, "humaneval_test.jsonl", CODE_ROW))
     assert task.correct(0, task[0]["messages"][-1]["content"])
@@ -179,3 +181,63 @@ def _as_number(text: str | None) -> float | None:
         return round(float(text), 2)
     except (TypeError, ValueError):
         return None
+
+
+MBPP_ROW = {
+    "text": "Write a function to double what is in a list.",
+    "code": "import copy\r\ndef own(x):\r\n    return x * 2\r\ndef doubled(xs):\r\n    return [own(x) for x in xs]",
+    "test_list": ["assert set(doubled([1, 2])) == {2, 4}", "assert doubled(['a\\n']) == ['a\\na\\n']"],
+    "test_setup_code": "",
+}
+
+
+def mbpp(folder: Path, **changes) -> Mbpp:
+    return Mbpp("train", write(folder, "mbpp_train.jsonl", Mbpp.normalise(MBPP_ROW | changes)))
+
+
+def test_a_programming_problem_shows_its_assertions_and_its_reference_is_a_program(tmp_path):
+    task = mbpp(tmp_path)
+    asked, answer = task[0]["messages"]
+    assert "doubled([1, 2])" in asked["content"]
+    assert task.row(0)["entry_point"] == "doubled"
+    assert answer["content"].startswith("```python\nimport copy\ndef own(x):\n")
+
+
+@needs_sandbox
+def test_a_program_is_right_where_its_assertions_hold(tmp_path):
+    task = mbpp(tmp_path)
+    assert task.reward(0, task[0]["messages"][1]["content"]) == 1.0
+    assert task.correct(0, "def doubled(xs):\n    return [x + x for x in xs]")
+    for wrong in (
+        "",
+        "def doubled(xs):\n    return xs",
+        "def other(xs):\n    return xs + xs",
+        "import os; os._exit(0)",
+    ):
+        assert task.reward(0, wrong) == 0.0
+
+
+@needs_sandbox
+def test_what_the_tests_set_up_is_there_for_both_sides(tmp_path):
+    task = mbpp(
+        tmp_path,
+        code="def area(r):\n    return PI * r * r",
+        test_list=["assert math.isclose(area(2), PI * 4)"],
+        test_setup_code="import math\nPI = math.pi",
+    )
+    assert task.correct(0, "def area(r):\n    return PI * r**2")
+    assert not task.correct(0, "def area(r):\n    return 3 * r**2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"test_list": []}, r"test_list = \[\]: needs a list of assertions"),
+        ({"test_list": ["assert other(1)"]}, "calls no function that code defines"),
+        ({"code": "def doubled(:"}, "need to be Python"),
+        ({"text": " "}, "text = ' ': needs text"),
+    ],
+)
+def test_programming_problems_that_nobody_can_judge_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        Mbpp.normalise(MBPP_ROW | changes)

@@ -43,7 +43,7 @@ def test_there_are_enough_different_held_out_questions(name):
     assert len(set(held_out)) >= 0.95 * len(held_out)
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
 @pytest.mark.parametrize("name", GENERATED)
 def test_a_conversation_depends_on_its_index_alone_and_answers_itself(name, split):
     task, again = make(name, split), make(name, split)
@@ -108,9 +108,9 @@ def test_only_what_follows_the_tools_answer_counts():
 
 
 def test_common_words_are_never_held_out_and_all_words_are_in_one_split():
-    train, test = words("train"), words("test")
+    train, validation, test = words("train"), words("validation"), words("test")
     assert set(train[:NUM_COMMON]) == set(WORDS[:NUM_COMMON])
-    assert sorted(train + test) == sorted(WORDS)
+    assert sorted(train + validation + test) == sorted(WORDS)
     assert len(set(WORDS)) == len(WORDS)
     assert all(word.isascii() and word.isalpha() and word.islower() for word in WORDS)
 
@@ -183,7 +183,7 @@ def test_last_number(text, number):
 def test_unknown_tasks_and_splits_are_refused():
     with pytest.raises(ValueError, match="unknown task 'speling': did you mean 'spelling'"):
         make("speling", "train")
-    with pytest.raises(ValueError, match="task 'identity' has no split 'valid': it has only train, test"):
+    with pytest.raises(ValueError, match="task 'identity' has no split 'valid': it has only train, validation, test"):
         make("identity", "valid")
     with pytest.raises(ValueError, match="'identity' is generative: it has no choices"):
         make("identity", "test").choices(0)

@@ -31,9 +31,9 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("mixture", "split", "digest"),
     [
-        (TINY_MIDTRAIN, "train", "a940c3be7e43e8d08fe03b710018b0d97575cfe26a652f4fd5c0f6bae5409a65"),
+        (TINY_MIDTRAIN, "train", "7ca3bc462b4188ffb0c3704b62c4edff7953663143cff365248d4235e89039b0"),
         (TINY_MIDTRAIN, "test", "5405a24842899c371a1aefed988c731ac5e983cbd72c74ea80b47888d6fbdb18"),
-        (TINY_SFT, "train", "340acb33e4199609c0daabe7d1e1808171d2695b455ebeedac9239adb7da1f20"),
+        (TINY_SFT, "train", "9e4d36e161f157ea10db314bd5f0eb23bbe617af7d3b446a4016bcf7a6ae9231"),
         (TINY_SFT, "test", "5405a24842899c371a1aefed988c731ac5e983cbd72c74ea80b47888d6fbdb18"),
     ],
 )
@@ -46,13 +46,16 @@ def test_the_small_recipe_reads_the_conversations_it_always_read(tmp_path, mixtu
 
 
 def test_embedded_words_keep_their_split_and_every_word_is_in_one(folder):
-    train, test = words("train", folder), words("test", folder)
-    assert words("test") == tuple(word for word in test if word in WORDS)
+    train, validation, test = (words(split, folder) for split in ("train", "validation", "test"))
+    for own, held in (("validation", validation), ("test", test)):
+        assert words(own) == tuple(word for word in held if word in WORDS)
+        assert not set(train) & set(held)
+        assert len(set(held)) == len(held)
+    assert not set(validation) & set(test)
     assert set(words("train")) == set(train) & set(WORDS)
     assert set(WORDS[:NUM_COMMON]) <= set(train)
-    assert not set(train) & set(test)
-    assert {*train, *test} == {*WORDS, *(folder / "words.txt").read_text(encoding="ascii").split()}
-    assert len(set(test)) == len(test)
+    fetched = (folder / "words.txt").read_text(encoding="ascii").split()
+    assert {*train, *validation, *test} == {*WORDS, *fetched}
 
 
 def test_every_fifth_training_word_is_one_that_people_use(folder):
@@ -66,9 +69,10 @@ def test_every_fifth_training_word_is_one_that_people_use(folder):
 
 
 def test_a_fetched_word_is_held_out_by_its_digest_alone(folder):
-    more = {*words("train", folder), *words("test", folder)} - set(WORDS)
+    more = {*words("train", folder), *words("validation", folder), *words("test", folder)} - set(WORDS)
     wanted = {word for word in more if held_out(f"word {word}", FETCHED_TEST_SHARE)}
     assert wanted == set(words("test", folder)) - set(WORDS)
+    assert 0.5 < len(set(words("validation", folder)) - set(WORDS)) / len(wanted) < 2
     assert 0.5 < len(wanted) / len(more) / FETCHED_TEST_SHARE < 1.5
 
 
