@@ -179,17 +179,17 @@ def _card(replicas: ReplicaSet) -> dict[str, Any]:
 
 def _gauges(serving: Serving) -> list[tuple[str, str, metrics.Labels, float]]:
     told: list[tuple[str, str, metrics.Labels, float]] = []
-    replicas = [(each, index) for sets in serving.sets for index, each in enumerate(sets.replicas)]
+    replicas = [(sets.source.address, *numbered) for sets in serving.sets for numbered in enumerate(sets.replicas)]
     waiting, running = (sum(len(getattr(each, name)) for each in serving.sets) for name in ("waiting", "running"))
     told.append(("requests_waiting", "Requests in the queue.", (), waiting))
     told.append(("requests_running", "Requests that a replica has.", (), running))
-    told.append(("replicas_alive", "Processes that hold the model.", (), sum(each.alive for each, _ in replicas)))
+    told.append(("replicas_alive", "Processes that hold the model.", (), sum(each.alive for *_, each in replicas)))
     told.append(("replica_restarts", "Times that one was started again.", (), sum(s.restarts for s in serving.sets)))
     told.append(("resident_bytes", "Memory of the server's own process.", (), metrics.resident_bytes()))
     if serving.current is not None:
         told.append(("model", "The model that is served.", (("address", serving.current.source.address),), 1))
-    for replica, index in replicas:
-        labels = (("address", replica.directory.name), ("replica", str(index)))
+    for address, index, replica in replicas:
+        labels = (("address", address), ("replica", str(index)))
         told += [(f"engine_{name}", "Of a replica's engine.", labels, float(value)) for name, value in
                  replica.statistics.items()]  # fmt: skip
     return told

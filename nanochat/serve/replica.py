@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -21,10 +22,17 @@ from nanochat.serve import wire
 from nanochat.workflow.launch import child_environment, python_command
 
 END_SECONDS = 5.0
+PRIMITIVES = "64"  # measured, see docs/log.md
 
 
 class LoadFailed(RuntimeError):
     """A replica could not load its model; the message says why."""
+
+
+def bounded_primitives(environment: Mapping[str, str]) -> dict[str, str]:
+    """How many shapes of a product oneDNN keeps code for, unless the user has said so: with 1024 memory grows on."""
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    return {} if environment.get(name) else {name: PRIMITIVES}
 
 
 class Asked(Protocol):
@@ -83,7 +91,7 @@ class Replica(asyncio.Protocol):
             self._process = subprocess.Popen(
                 python_command("nanochat.serve.replica_process", *words),
                 stdin=subprocess.DEVNULL,
-                env=child_environment(),
+                env=child_environment(**bounded_primitives(os.environ)),
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C in a terminal is for the server, which may wait for answers
             )

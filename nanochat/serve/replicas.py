@@ -40,7 +40,6 @@ class Ticket:
     first: float | None = None  # when the first token came
     tries: int = 0
     error: ApiError | None = None
-    cut: bool = False  # ended by us before its end
     take_back: Callable[[], None] | None = None
     _pieces: list[Piece] = field(default_factory=list)
     _unfinished: set[int] = field(default_factory=set)
@@ -91,7 +90,6 @@ class Ticket:
         """The end for all answers that go on, as if they had been as long as they may be."""
         if self.done:
             return
-        self.cut = True
         for sample in sorted(self._unfinished):
             self._pieces.append(Piece(sample, -1, "", True, 0.0, (), "cancelled"))
         self._unfinished.clear()
