@@ -247,18 +247,25 @@ class DecodeStep:
         self.before, self.keys, self.values, self.rooms = before, keys, values, rooms
         self.active, self.lengths = (lengths >= 0)[:, None, None], lengths.clamp(min=0)
         self.positions = self.lengths[:, None]  # (B, 1)
+        self.rows = torch.arange(len(lengths), device=lengths.device)
+        self._places: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """As `Reading.attend`, of q (B, 1, H, D)."""
-        keys, values, room = self.keys[layer], self.values[layer], self.rooms[layer]
-        rows, at = torch.arange(keys.size(0), device=keys.device), self.lengths % room
-        keys[rows, :, at] = torch.where(self.active, k[:, 0], keys[rows, :, at])
-        values[rows, :, at] = torch.where(self.active, v[:, 0], values[rows, :, at])
-        held = held_positions(self.lengths, keys.size(2), room)  # (B, S)
-        visible = (held >= 0) & (held > self.positions - window)
+        keys, values = self.keys[layer], self.values[layer]
+        at, visible = self._place(keys.size(2), self.rooms[layer], window)
+        keys[self.rows, :, at] = torch.where(self.active, k[:, 0], keys[self.rows, :, at])
+        values[self.rows, :, at] = torch.where(self.active, v[:, 0], values[self.rows, :, at])
         if q.device.type == "cpu":  # in bf16 the fused kernel took twice as long for one query
             return ungrouped(products(grouped(q, keys.size(1)), keys, values, visible[:, None, None, None]))
         return fused(q, keys.transpose(1, 2), values.transpose(1, 2), visible[:, None, None])
+
+    def _place(self, span: int, room: int, window: int) -> tuple[Tensor, Tensor]:
+        """Where the new token goes (B,), and what is visible (B, S): the same for all layers of a kind."""
+        if (room, window) not in self._places:  # not the span, which a compiled step must not look at as a number
+            held = held_positions(self.lengths, span, room)  # (B, S)
+            self._places[room, window] = self.lengths % room, (held >= 0) & (held > self.positions - window)
+        return self._places[room, window]
 
 
 def held_positions(newest: Tensor, span: int, room: int) -> Tensor:
