@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each process")
     parser.add_argument("--clock", default="wall", choices=CLOCKS, help="cpu: where others use the machine too")
+    parser.add_argument("--compile", action="store_true", help="our steps of decoding, in a round that is not measured")
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -66,10 +68,9 @@ def main() -> None:
                 rates = measure(ways | {"peer": peer}, asked.repeats)
     kind = "trained" if asked.directory else "random"
     config, precision = model.config, arithmetic(model.compute_dtype, torch.device("cpu"))
-    print(
-        f"{asked.prompts} prompts x {asked.samples} samples, {kind} weights, d{config.n_layer} of width {config.n_embd}"
-    )
-    print(f"ours in {precision}, {asked.threads} threads; the peer in its own default")
+    shape, compiled = f"d{config.n_layer} of width {config.n_embd}", "compiled, " if asked.compile else ""
+    print(f"{asked.prompts} prompts x {asked.samples} samples, {kind} weights, {shape}, {asked.threads} threads")
+    print(f"ours {compiled}in {precision}, the peer in its own default; by the {asked.clock} clock")
     first = next(iter(rates.values()))
     for name, rate in rates.items():
         ratio = "" if rate is first else f"   together is {first / rate:.2f} times as fast"
@@ -89,10 +90,14 @@ def measure(ways: dict[str, Way], repeats: int) -> dict[str, float]:
 
 def _ours(model: GPT, tokenizer: Tokenizer, prompts: list[list[int]], asked: argparse.Namespace) -> dict[str, Way]:
     clock, samples = CLOCKS[asked.clock], asked.samples
+    longest = min(model.config.sequence_len, max(map(len, prompts)) + asked.max_new_tokens)
 
-    def timed(calls: list[list[list[int]]], turn: int) -> tuple[int, float]:
+    def engine_for(count: int) -> Engine:
+        return Engine(model, tokenizer, max_rows=count * samples, max_len=longest, compile=asked.compile)
+
+    def timed(engine: Engine, calls: list[list[list[int]]], turn: int) -> tuple[int, float]:
         began, tokens = clock(), 0
-        engine = Engine(model, tokenizer)  # of the weights of the step, as in training
+        engine.update(model)  # the weights of the step, as in training
         for number, some in enumerate(calls):
             seed = turn * len(calls) + number
             answers = engine.generate(some, asked.max_new_tokens, 1.0, seed=seed, num_samples=samples)
@@ -100,8 +105,8 @@ def _ours(model: GPT, tokenizer: Tokenizer, prompts: list[list[int]], asked: arg
         return tokens, clock() - began
 
     return {
-        "together": lambda turn: timed([prompts], turn),
-        "one prompt at a time": lambda turn: timed([[prompt] for prompt in prompts], turn),
+        "together": partial(timed, engine_for(len(prompts)), [prompts]),
+        "one prompt at a time": partial(timed, engine_for(1), [[prompt] for prompt in prompts]),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from nanochat.data.corpora import CORPORA
 from nanochat.data.sources import parse_source, resolve
 from nanochat.data.special_tokens import SPECIAL_TOKENS
-from nanochat.shared_knobs import Chat, ChatData, ChatEval, ModelStage, Trained
+from nanochat.shared_knobs import Chat, ChatData, ChatEval, ModelStage, PolicyGradient, Trained
 from nanochat.tasks.task import weighted_tasks
 from nanochat.workflow.stage import STAGES, Stage, execution, identity  # noqa: F401 (STAGES: the list of the classes below)
 
@@ -219,48 +219,19 @@ class ChatEvalSft(ChatEval, takes=(Sft, TaskData), makes=SCORE_FILES, on="gpu", 
     """Asks the finetuned model held-out problems."""
 
 
-class Rl(Trained, takes=(Sft, TaskData), makes=MODEL_FILES, on="gpu"):
+class Rl(PolicyGradient, takes=(Sft, TaskData), makes=MODEL_FILES, on="gpu"):
     """Reinforcement learning on problems with a checkable answer (group-relative advantage); docs/rl.md."""
 
     task: str = identity(
         "gsm8k", "the task whose reward is maximised; of several with weights: arithmetic, spelling:0.5"
     )
-    prompts_per_step: int = identity(16, "problems per optimizer step over all ranks", at_least=1)
-    samples_per_prompt: int = identity(16, "answers sampled for each problem: the group", at_least=2)
-    max_new_tokens: int = identity(256, "tokens of a sampled answer", at_least=1)
-    temperature: float = identity(1.0, "of the samples", at_least=0.01)
     lr_frac: float = identity(0.05, "learning rates as a fraction of pretraining's", at_least=0)
-    kl_coef: float = identity(0.0, "weight of the KL divergence from the SFT model; 0: none", at_least=0, later=True)
-    clip: float = identity(
-        0.0, "ratios are bounded by 1 - clip and 1 + clip; 0: no ratio", at_least=0, at_most=1, later=True
-    )
-    clip_high: float = identity(0.0, "the upper bound is 1 + clip_high; 0: as clip", at_least=0, later=True)
-    updates_per_rollout: int = identity(1, "optimizer steps on the same answers", at_least=1, later=True)
     eval_problems: int = execution(64, "validation problems of each task asked at a look, or all", at_least=1)
     eval_samples: int = execution(4, "answers sampled to each of them, for pass@k", at_least=1)
 
     def check(self) -> None:
         weighted_tasks(self.task, "rl.task")
-        if self.clip_high and not self.clip:
-            raise ValueError(f"rl.clip_high = {self.clip_high}: bounds nothing without rl.clip: set that too, e.g. 0.2")
-        if self.updates_per_rollout > 1 and not self.clip:
-            raise ValueError(
-                f"rl.updates_per_rollout = {self.updates_per_rollout}: after the first update the answers are those of "
-                "an older policy: set rl.clip too, e.g. 0.2, or updates_per_rollout=1"
-            )
-        for knob, value in (("kl_coef", self.kl_coef), ("clip", self.clip)):
-            if value and self.temperature != 1:
-                raise ValueError(
-                    f"rl.{knob} = {value}: needs answers drawn from the model's own distribution: set rl.temperature=1 "
-                    f"(it is {self.temperature}), or {knob}=0"
-                )
-
-    def copies(self) -> int:
-        """How many sets of weights are in memory beside the trained one."""
-        return int(self.kl_coef > 0)
-
-    def most_tokens_per_step(self) -> int:
-        return self.prompts_per_step * self.samples_per_prompt * self.max_new_tokens
+        super().check()
 
 
 class ChatEvalRl(ChatEval, takes=(Rl, TaskData), makes=SCORE_FILES, on="gpu", version=2):

@@ -81,6 +81,44 @@ class Chat(Trained, abstract=True):
     warmdown_ratio: float = identity(0.5, "share of the steps in which the learning rate falls", at_least=0, at_most=1)
 
 
+class PolicyGradient(Trained, abstract=True):
+    """What is sampled in reinforcement learning, and how its loss is made of it; docs/rl.md."""
+
+    prompts_per_step: int = identity(16, "problems per optimizer step over all ranks", at_least=1)
+    samples_per_prompt: int = identity(16, "answers sampled for each problem: the group", at_least=2)
+    max_new_tokens: int = identity(256, "tokens of a sampled answer", at_least=1)
+    temperature: float = identity(1.0, "of the samples", at_least=0.01)
+    kl_coef: float = identity(0.0, "weight of the KL divergence from the SFT model; 0: none", at_least=0, later=True)
+    clip: float = identity(
+        0.0, "ratios are bounded by 1 - clip and 1 + clip; 0: no ratio", at_least=0, at_most=1, later=True
+    )
+    clip_high: float = identity(0.0, "the upper bound is 1 + clip_high; 0: as clip", at_least=0, later=True)
+    updates_per_rollout: int = identity(1, "optimizer steps on the same answers", at_least=1, later=True)
+
+    def check(self) -> None:
+        name = self.name
+        if self.clip_high and not self.clip:
+            raise ValueError(f"{name}.clip_high = {self.clip_high}: bounds nothing without {name}.clip: set that too")
+        if self.updates_per_rollout > 1 and not self.clip:
+            raise ValueError(
+                f"{name}.updates_per_rollout = {self.updates_per_rollout}: after the first update the answers are "
+                f"those of an older policy: set {name}.clip too, e.g. 0.2, or updates_per_rollout=1"
+            )
+        for knob, value in (("kl_coef", self.kl_coef), ("clip", self.clip)):
+            if value and self.temperature != 1:
+                raise ValueError(
+                    f"{name}.{knob} = {value}: needs answers drawn from the model's own distribution: set "
+                    f"{name}.temperature=1 (it is {self.temperature}), or {knob}=0"
+                )
+
+    def most_tokens_per_step(self) -> int:
+        return self.prompts_per_step * self.samples_per_prompt * self.max_new_tokens
+
+    def copies(self) -> int:
+        """How many sets of weights are in memory beside the trained one."""
+        return int(self.kl_coef > 0)
+
+
 class ChatEval(ModelStage, abstract=True, work="chat_eval"):
     """What all evaluations of a chat model have in common."""
 

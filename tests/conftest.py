@@ -34,6 +34,11 @@ LONG = (
     "test_replicas",
     "test_limits",
     "test_command",
+    "test_scheduler",
+    "test_rl_options",
+    "test_page_keeping",
+    "test_page_looks",
+    "test_page_commands",
 )
 
 

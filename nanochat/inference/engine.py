@@ -35,7 +35,8 @@ CPU_CACHE_BYTES = 2 << 30
 class Engine:
     """Decodes with a copy of the model's weights; `update` takes over what training has made of them since.
 
-    `max_rows` answers are under way at once (0: as many as memory allows), the rest waits. `compile` makes a step on a
+    `max_rows` answers at the most are under way at once, fewer where memory does not allow them, the rest waits; a
+    prompt and its answer have `max_len` tokens at the most, None: as many as the context. `compile` makes a step on a
     CPU two to four times as fast, after a compilation of some 15 s that later processes find in their cache; None:
     on a GPU only, where it takes away the time between kernels.
     """
@@ -46,12 +47,15 @@ class Engine:
         tokenizer: "Tokenizer",
         calculator: bool = True,
         max_rows: int = 0,
+        max_len: int | None = None,
         compile: bool | None = None,
     ) -> None:
         self.model, self.tokenizer = model.inference_copy(), tokenizer
         compile = self.model.wte.weight.device.type == "cuda" if compile is None else compile
         self.terminals = (tokenizer.special("<|assistant_end|>"), tokenizer.bos)
-        self.scheduler = Scheduler(self.model, tokenizer, calculator, max_rows or rows_that_fit(self.model), compile)
+        fitting = rows_that_fit(self.model, max_len)
+        rows = min(max_rows, fitting) if max_rows else fitting
+        self.scheduler = Scheduler(self.model, tokenizer, calculator, rows, max_len, compile)
 
     def update(self, model: GPT) -> None:
         """The weights as they are now."""
@@ -161,11 +165,11 @@ class Engine:
         return self.pieces(self.stream_tokens(prompt, max_new_tokens, temperature, top_k, seed))
 
 
-def rows_that_fit(model: GPT) -> int:
-    """How many rows of the whole context the cache may hold, 4 to 256."""
+def rows_that_fit(model: GPT, max_len: int | None = None) -> int:
+    """How many rows of so many positions (None: of the whole context) the cache may hold, 4 to 256."""
     device = model.wte.weight.device
     free = CACHE_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else CPU_CACHE_BYTES
-    return int(min(max(free // row_bytes(model.config, model.compute_dtype), 4), MAX_ROWS))
+    return int(min(max(free // row_bytes(model.config, model.compute_dtype, max_len), 4), MAX_ROWS))
 
 
 def _seeds(seed: int | Sequence[int], num_prompts: int) -> list[int]:

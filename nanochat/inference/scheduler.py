@@ -43,11 +43,12 @@ class Scheduler:
         tokenizer: "Tokenizer",
         calculator: bool = True,
         max_rows: int = 64,
+        max_len: int | None = None,
         compile: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, model.wte.weight.device
         max_rows = max(4, max_rows)  # as many as the smallest batch is padded to
-        self.cache = KVCache(model.config, max_rows, device=self.device, dtype=model.compute_dtype)
+        self.cache = KVCache(model.config, max_rows, max_len, self.device, model.compute_dtype)
         self.rows, self.decoder = Rows(self.cache), Decoder(model, self.cache, compile)
         self.terminals = (tokenizer.special("<|assistant_end|>"), tokenizer.bos)
         self.tools = ToolCalls(tokenizer) if calculator else None

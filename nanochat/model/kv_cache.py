@@ -31,10 +31,11 @@ def room_of(config: GPTConfig, layer: int, max_len: int) -> int:
     return max_len if window >= config.sequence_len else min(window + SLACK, max_len)
 
 
-def row_bytes(config: GPTConfig, dtype: torch.dtype) -> int:
-    """Memory of one row of the whole context."""
-    positions = sum(room_of(config, layer, config.sequence_len) for layer in range(config.n_layer))
-    return 2 * (positions + SPARE * config.n_layer) * config.kv_dim * dtype.itemsize
+def row_bytes(config: GPTConfig, dtype: torch.dtype, max_len: int | None = None) -> int:
+    """Memory of one row of so many positions, None: of the whole context."""
+    longest = config.sequence_len if max_len is None else max_len
+    positions = sum(room_of(config, layer, longest) + SPARE for layer in range(config.n_layer))
+    return 2 * positions * config.kv_dim * dtype.itemsize
 
 
 class KVCache:

@@ -89,6 +89,10 @@ class Rollouts:
         self.order = problems.order(stage.seed, num_steps * stage.prompts_per_step)
         self.width = self._width()
         self.said: Numbers = {}
+        rows = -(-stage.prompts_per_step // world.size) * stage.samples_per_prompt
+        longest = min(self.width + 1, model.config.sequence_len)  # an answer's last token is only a target
+        compile = stage.compile or None  # None: as the engine sees fit
+        self.engine = Engine(model, tokenizer, max_rows=rows, max_len=longest, compile=compile)
         options = PolicyOptions(stage.clip, stage.clip_high, stage.kl_coef)
         self.loss = PolicyLoss(model, options, world, stage.compile) if options else None
         self.reference_losses = None
@@ -123,8 +127,9 @@ class Rollouts:
         mine = range(self.world.rank, count, self.world.size)
         asked = {position: int(self.order[step * count + position]) for position in mine}
         prompts = {position: self.problems.prompt(problem) for position, problem in asked.items()}
+        self.engine.update(self.model)
         answers = answers_to(
-            Engine(self.model, self.tokenizer),
+            self.engine,
             prompts,
             self.stage.max_new_tokens,
             self.stage.temperature,

@@ -32,7 +32,9 @@ def look(model: GPT, tokenizer: Tokenizer, problems: Problems, stage: Rl, world:
     mine = problems.first(stage.eval_problems)[world.rank :: world.size]
     prompts = {problem: problems.prompt(problem) for problem in mine}
     fitting = {problem: prompt for problem, prompt in prompts.items() if len(prompt) < model.config.sequence_len}
-    engine = Engine(model, tokenizer)
+    needed = max(map(len, fitting.values()), default=1) + stage.max_new_tokens  # no memory for more beside training
+    most = max(1, len(fitting) * samples)
+    engine = Engine(model, tokenizer, max_rows=most, max_len=min(needed, model.config.sequence_len))
     greedy = answers_to(engine, fitting, stage.max_new_tokens)
     drawn = answers_to(engine, fitting, stage.max_new_tokens, stage.temperature, list(fitting), samples)
     asked = [problem for problem in fitting for _ in range(1 + samples)]

@@ -21,8 +21,6 @@ from nanochat.inference.engine import Completion, Engine
 from nanochat.tasks.task import Task
 from nanochat.tools import sandbox
 
-ROLLOUT_ROWS = 512  # answers decoded together: bounds the memory of the cache
-
 
 @dataclass(frozen=True)
 class Group:
@@ -138,10 +136,8 @@ def answers_to(
     num_samples: int = 1,
 ) -> dict[int, list[Completion]]:
     """`num_samples` answers to each prompt, under its key."""
-    texts, keys, together = list(prompts.values()), list(prompts), max(1, ROLLOUT_ROWS // num_samples)
-    answers: list[Completion] = []
-    for at in range(0, len(texts), together):
-        part = slice(at, at + together)
-        seed = list(seeds[part]) or 0
-        answers += engine.generate(texts[part], max_new_tokens, temperature, seed=seed, num_samples=num_samples)
-    return {key: answers[at * num_samples : (at + 1) * num_samples] for at, key in enumerate(keys)}
+    if not prompts:
+        return {}
+    seed = list(seeds) or 0
+    answers = engine.generate(list(prompts.values()), max_new_tokens, temperature, seed=seed, num_samples=num_samples)
+    return {key: answers[at * num_samples : (at + 1) * num_samples] for at, key in enumerate(prompts)}

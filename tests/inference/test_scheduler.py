@@ -139,6 +139,20 @@ def test_what_rows_have_read_is_forgotten_when_the_weights_change() -> None:
     assert engine.generate([prompt], 20)[0].tokens == twin(other, prompt, Sampling(20))[0] != before
 
 
+def test_a_compiled_step_gives_the_same_answers_and_is_compiled_once_for_all_sizes() -> None:
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled, plain = (Engine(MODELS["modern"], TOKENIZER, max_rows=16, compile=compile) for compile in (True, False))
+    rng = np.random.default_rng(0)
+    for count, length, new in ((1, 3, 5), (2, 60, 70), (5, 10, 200), (13, 250, 40), (1, 280, 30)):
+        prompts = [[BOS, *rng.integers(0, 256, length).tolist()] for _ in range(count)]
+        for temperature in (0.0, 1.0):
+            expected = plain.generate(prompts, new, temperature)
+            assert [one.tokens for one in compiled.generate(prompts, new, temperature)] == [c.tokens for c in expected]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    torch.compiler.reset()
+
+
 def test_more_samples_than_rows_are_all_answered() -> None:
     engine = Engine(MODELS["modern"], TOKENIZER, False, max_rows=4)
     many = engine.generate([[BOS, 1, 2], [BOS]], 6, 1.0, seed=[3, 4], num_samples=11)

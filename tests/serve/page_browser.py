@@ -37,7 +37,7 @@ class Chat:
         if not request.url.startswith((self.stub.url + "/", f"blob:{self.stub.url}")):
             self.problems.append(f"a request to {request.url}")
 
-    def open(self, fragment=""):
+    def visit(self, fragment=""):
         self.page.goto(f"{self.stub.url}/{fragment}")
         self.page.wait_for_selector("#model-name:not(:text-is('…'))")
         return self
@@ -118,7 +118,7 @@ def open_chat(chromium, stub, shots):
         context = beside.page.context if beside else contexts[-1]
         context.set_default_timeout(PATIENCE * 1000)
         chats.append(Chat(context.new_page(), stub, shots))
-        return chats[-1].open(fragment)
+        return chats[-1].visit(fragment)
 
     yield opened
     for context in contexts:

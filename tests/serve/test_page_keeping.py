@@ -339,7 +339,7 @@ def test_what_cannot_be_read_in_the_storage_stops_nothing(chat):
         f"{KEY}c": '{"id": "d", "messages": []}',
     }
     chat.page.evaluate("(all) => Object.entries(all).forEach(([key, text]) => localStorage.setItem(key, text))", spoilt)
-    chat.open()
+    chat.visit()
     chat.page.reload()
     chat.ask("Hello")
     assert titles(chat) == ["Hello"]
@@ -353,7 +353,7 @@ def test_without_storage_a_conversation_lasts_as_long_as_the_tab(chat, stub):
     chat.page.add_init_script(
         "Object.defineProperty(window, 'sessionStorage', {get() { throw new DOMException('closed', 'SecurityError') }})"
     )
-    chat.open("?")
+    chat.visit("?")
     assert "This browser keeps no conversations" in toast(chat)
     chat.ask("Hello")
     chat.ask("Again")

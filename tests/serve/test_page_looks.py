@@ -137,7 +137,11 @@ def _views(chat, stub, phone):
     chat.page.wait_for_selector(".pager")
     chat.page.wait_for_selector(".streaming", state="detached")
     yield "versions"
-    chat.press("ArrowUp")
+    if phone:
+        chat.button("Edit and send again").click()
+    else:
+        chat.press("ArrowUp")
+    chat.page.wait_for_selector(".edit")
     yield "edit"
     chat.press("Escape")
     chat.page.fill("#field", "/")

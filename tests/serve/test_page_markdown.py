@@ -113,6 +113,17 @@ def test_a_text_that_comes_in_pieces_ends_up_as_the_same_text_at_once(renderer, 
     assert renderer.evaluate(SHOW, [list(text), True]) == at_once
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "word\n|a|b|\n|-|-|x", "word\n\n|a|b|\n|-|-|\n|1|2|\nend", "2. a\n\n3. b", "- a\n\n- b", "- a\n\n-b", "- a\n\n  more", "1. a\n\n10. b", "a\n# b", "##\n\n# b\n\n### c",
+        "```py\nx\n```\ny", "```py\nx\n```x\ny", "> a\n> b\n\nc", "a\n\n---\n\nb", "a\n\n---x\n\nb", "a\n-\nb", "a\n\n* * *\n\nb", "- a\n  ```\n  b\n  ```\n\nc",
+    ],
+)  # fmt: skip
+def test_a_line_that_turns_out_to_be_something_else_takes_nothing_with_it(renderer, text):
+    assert renderer.evaluate(SHOW, [list(text), True]) == renderer.evaluate(SHOW, [[text], True])
+
+
 @TOLERANT
 @given(ORDINARY)
 def test_no_letter_of_a_text_is_lost(renderer, text):

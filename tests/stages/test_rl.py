@@ -22,6 +22,7 @@ from nanochat import tasks
 from nanochat.artifacts.metrics import Metrics, read
 from nanochat.data.chat_template import render_prompt
 from nanochat.data.tokenizer import Tokenizer
+from nanochat.inference import engine
 from nanochat.inference.engine import Completion
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
@@ -198,7 +199,7 @@ def test_ranks_share_a_steps_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     for number, group in enumerate(whole):
         twin = shared[number % 2][number // 2]
         assert [a.tokens for a in twin.answers] == [a.tokens for a in group.answers]
-    monkeypatch.setattr("nanochat.stages.rl_problems.ROLLOUT_ROWS", 8)  # two prompts at a time
+    monkeypatch.setattr(engine, "MAX_ROWS", 8)  # two prompts at a time
     assert [g.rewards for g in rollouts(two_armed_model(), prompts_per_step=5).groups(1)] == [g.rewards for g in whole]
 
 

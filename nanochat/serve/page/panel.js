@@ -55,7 +55,8 @@ export class Panel {
     for (const field of this.fields.values()) field.show(page.card()?.defaults);
     for (const radio of this.dialog.querySelectorAll('[name="theme"]')) radio.checked = radio.value === values.theme;
     const kept = counted(page.store.conversations.size, "conversation");
-    const share = `${Math.round((100 * page.store.characters()) / ROOM)} % of its room`;
+    const percent = Math.round((100 * page.store.characters()) / ROOM);
+    const share = `${percent || "less than 1"} % of its room`;
     this.kept.textContent = `${kept} in this browser, ${share}. They go nowhere but, as you chat, to this server.`;
   }
 
