@@ -83,8 +83,11 @@ class Scheduler:
         self.counts.steps += 1
         self._drop_cancelled()
         self._admit()
+        spoke = bool((self.rows.state == State.SPEAKING).any())
         if (reading := self.rows.in_state(State.READING)).size:
             self._read(reading)
+            if not spoke:  # the first tokens go out at once: nobody waits for a second one
+                return self.busy
         if (speaking := self.rows.in_state(State.SPEAKING)).size:
             self._decode(speaking)
         return self.busy
