@@ -22,17 +22,13 @@ from nanochat.serve import wire
 from nanochat.workflow.launch import child_environment, python_command
 
 END_SECONDS = 5.0
-PRIMITIVES = "64"  # measured, see docs/log.md
+# For so many shapes of a product oneDNN, and torch before it, keep code: with their 1024 memory grows for hours, as the
+# shapes are as many as rows times positions (docs/log.md). A step has fewer.
+KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 
 
 class LoadFailed(RuntimeError):
     """A replica could not load its model; the message says why."""
-
-
-def bounded_primitives(environment: Mapping[str, str]) -> dict[str, str]:
-    """How many shapes of a product oneDNN keeps code for, unless the user has said so: with 1024 memory grows on."""
-    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    return {} if environment.get(name) else {name: PRIMITIVES}
 
 
 class Asked(Protocol):
@@ -91,7 +87,7 @@ class Replica(asyncio.Protocol):
             self._process = subprocess.Popen(
                 python_command("nanochat.serve.replica_process", *words),
                 stdin=subprocess.DEVNULL,
-                env=child_environment(**bounded_primitives(os.environ)),
+                env=child_environment(**{name: os.environ.get(name) or each for name, each in KEPT_SHAPES.items()}),
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C in a terminal is for the server, which may wait for answers
             )

@@ -6,6 +6,7 @@ The model's answers are known. Not covered: what the engine draws (tests/inferen
 import openai
 import pytest
 
+from nanochat.inference.rows import SHARED_STEP
 from tests.serve.server import ANSWER, TOKENIZER, make_model, served
 
 QUESTION = [{"role": "user", "content": "What is 6*7?"}]
@@ -97,13 +98,13 @@ def test_an_answer_that_comes_back_is_read_as_it_was_said(server, client):
 
 
 def test_the_beginning_of_a_conversation_is_not_read_again(client):
-    messages = [{"role": "user", "content": "A question that nobody has asked before. " * 3}]
+    messages = [{"role": "user", "content": "A question that nobody has asked before. " * 6}]
     answer = chat(client, messages)
     assert answer.usage.prompt_tokens_details.cached_tokens < 20
     said = answer.choices[0].message
     again = chat(client, [*messages, said.model_dump(exclude_none=True), {"role": "user", "content": "And?"}])
     before = answer.usage.prompt_tokens + answer.usage.completion_tokens
-    assert before - 2 <= again.usage.prompt_tokens_details.cached_tokens <= before
+    assert before - SHARED_STEP - 1 <= again.usage.prompt_tokens_details.cached_tokens <= before
 
 
 def test_characters_of_several_bytes_come_whole(client):
@@ -240,7 +241,7 @@ def test_tokens_outside_the_vocabulary_are_refused(client):
     for prompt in ([-1], [TOKENIZER.vocab_size], [[3], []]):
         with pytest.raises(openai.BadRequestError) as raised:
             client.completions.create(model="nanochat", prompt=prompt)
-        assert raised.value.param == "prompt"
+        assert raised.value.param.startswith("prompt")
 
 
 def test_a_conversation_beyond_the_context_forgets_its_oldest_turns_on_request(server, client):
