@@ -59,7 +59,7 @@ class Decoder:
             step = [lengths.to(self.cache.device), before.to(self.cache.device)]
             return decode(self.model, self.rooms, tokens.to(self.cache.device), step, keys, values)
         if self.on_gpu:
-            key = (len(tokens), keys[0].size(2))
+            key = (len(tokens), max(each.size(2) for each in keys))  # a layer with a window stops growing early
             if key not in self._graphs:
                 self._graphs[key] = CudaGraph(self.model, self.rooms, tokens, [lengths, before], (keys, values))
             return self._graphs[key](tokens, [lengths, before])

@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nanochat.inference import decode
 from nanochat.inference.engine import Engine
 from nanochat.inference.requests import Delta
 from nanochat.inference.sampling import Sampling, choose, draws, penalised
@@ -151,6 +152,26 @@ def test_a_compiled_step_gives_the_same_answers_and_is_compiled_once_for_all_siz
             assert [one.tokens for one in compiled.generate(prompts, new, temperature)] == [c.tokens for c in expected]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     torch.compiler.reset()
+
+
+class Shape:
+    """Stands in for a captured graph, which there is no GPU for: it always looks at the memory that it was made with."""
+
+    def __init__(self, model, rooms, tokens, step, views):
+        self.model, self.rooms, self.rows, self.views = model, rooms, len(tokens), views
+
+    def __call__(self, tokens, step):
+        assert len(tokens) == self.rows
+        return decode.decode(self.model, self.rooms, tokens, step, *self.views)
+
+
+def test_a_graph_is_replayed_only_where_every_layer_looks_as_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Engine(windowed_model(), TOKENIZER, False, max_rows=4).generate([[BOS] * 5], CONTEXT)
+    monkeypatch.setattr(decode, "CudaGraph", Shape)
+    monkeypatch.setattr(decode.Decoder, "on_gpu", True)
+    engine = Engine(windowed_model(), TOKENIZER, False, max_rows=4, compile=True)
+    engine.scheduler.cache._hold(4, CONTEXT)  # as on a GPU, where it never moves
+    assert engine.generate([[BOS] * 5], CONTEXT)[0].tokens == expected[0].tokens  # through 64, 128, 256, 300 positions
 
 
 def test_more_samples_than_rows_are_all_answered() -> None:
