@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nanochat.inference import decode
 from nanochat.inference.engine import Engine
-from nanochat.inference.requests import Delta
+from nanochat.inference.requests import Delta, Request
 from nanochat.inference.sampling import Sampling, choose, draws, penalised
 from nanochat.inference.text_stream import TextStream
 from nanochat.model.config import GPTConfig
@@ -210,6 +210,53 @@ def test_an_interrupted_generation_leaves_nothing_behind() -> None:
         engine.generate([[BOS, 1], [BOS, 2]], 20)
     handle.remove()
     assert len(engine.generate([[BOS, 1]], 5)[0].tokens) == 5
+    assert not engine.scheduler.busy
+
+
+@pytest.mark.parametrize("looks", range(4))
+def test_who_cancels_while_rows_are_given_up_is_heard_whole_or_not_yet(looks: int) -> None:
+    class Changing(Request):
+        """As another thread does it: cancelled after so many looks."""
+
+        seen = 0
+
+        @property
+        def cancelled(self) -> bool:
+            self.seen += 1
+            return self.seen > looks
+
+    engine = Engine(random_model(), TOKENIZER, False, max_rows=4)
+    expected = [each.tokens for each in engine.generate([[BOS, 9]], 8, 1.0, num_samples=2)]
+    engine.scheduler.forget()
+    heard: list[Delta] = []
+    (request,) = engine.scheduler.submit([BOS, 1, 2], Sampling(30), 2, heard.append)
+    if looks:
+        engine.scheduler._admit()
+    del request.cancelled
+    request.__class__ = Changing
+    assert [each.tokens for each in engine.generate([[BOS, 9]], 8, 1.0, num_samples=2)] == expected
+    assert sorted(delta.sample for delta in heard if delta.finish == "cancelled") == [0, 1]
+    assert not engine.scheduler.busy
+
+
+def test_who_is_told_of_a_cancelled_answer_may_cancel_another_and_hears_of_that_too() -> None:
+    scheduler = Engine(random_model(), TOKENIZER, False, max_rows=4).scheduler
+    heard: list[Delta] = []
+    (second,) = scheduler.submit([BOS, 1, 2], Sampling(5), 1, heard.append)
+    (first,) = scheduler.submit([BOS, 3], Sampling(5), 1, lambda delta: second.cancel())
+    first.cancel()
+    while scheduler.step():
+        pass
+    assert [delta.finish for delta in heard][-1:] == ["cancelled"]
+
+
+def test_weights_may_change_after_a_stream_was_closed() -> None:
+    model = random_model()
+    engine = Engine(model, TOKENIZER, False)
+    stream = engine.stream_tokens([BOS, 1], 20)
+    next(stream)
+    stream.close()
+    engine.update(model)
     assert not engine.scheduler.busy
 
 
