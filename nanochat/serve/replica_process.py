@@ -126,8 +126,8 @@ def serve(connection: socket.socket, asked: Asked) -> None:
                 asked.ask(told["id"], told["prompt"], told["sampling"], told["samples"])
 
 
-def main() -> None:
-    """Loads, says so, serves."""
+def arguments() -> argparse.ArgumentParser:
+    """What the server tells it on its command line (replica.Placement)."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--directory", type=Path, required=True)
@@ -136,7 +136,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--share", type=int, default=1)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Loads, says so, serves."""
+    args = arguments().parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     connection = socket.socket(fileno=args.fd)
@@ -160,7 +165,8 @@ def loaded(args: argparse.Namespace) -> tuple[Engine, dict[str, Any]]:
     if not os.environ.get("OMP_NUM_THREADS"):  # a core for the server: who waits for it waits for it with every chunk
         torch.set_num_threads(max(1, (torch.get_num_threads() - 1) // args.share))
     model, tokenizer = load(args.directory, args.device, local_rank=args.local_rank)
-    engine = Engine(model, tokenizer, max_rows=args.rows, compile=args.compile)
+    # None: as the device needs it; without a graph a GPU waits for Python between kernels
+    engine = Engine(model, tokenizer, max_rows=args.rows, compile=args.compile or None)
     device = engine.scheduler.device
     return engine, {
         "context": model.config.sequence_len,

@@ -12,6 +12,8 @@ import threading
 import openai
 import pytest
 
+from nanochat.inference.engine import Engine
+from nanochat.serve import replica_process
 from nanochat.serve.limits import Limits
 from nanochat.serve.replica import LoadFailed, Placement
 from nanochat.serve.source import in_directory
@@ -215,6 +217,21 @@ def test_a_step_that_fails_or_ends_the_engine_s_thread_is_an_error_and_the_serve
             assert raised.value.code == code
             assert answer(client).choices[0].message.content == ANSWER
         assert server.serving.current.restarts == 2
+
+
+@pytest.mark.parametrize(("asked", "given"), [([], None), (["--compile"], True)])
+def test_whether_a_step_is_compiled_is_the_devices_affair_unless_it_was_asked_for(model, monkeypatch, asked, given):
+    """The engine compiles on a GPU, and on a CPU where it is told to."""
+    told = {}
+
+    def engine(*positional, compile, **named):
+        told["compile"] = compile
+        return Engine(*positional, **named)
+
+    monkeypatch.setattr(replica_process, "Engine", engine)
+    words = ["--fd", "0", "--directory", str(model), "--device", "cpu", *asked]
+    replica_process.loaded(replica_process.arguments().parse_args(words))
+    assert told == {"compile": given}
 
 
 def test_a_replica_ends_with_its_server(model):
