@@ -8,6 +8,7 @@ use; signals are the server's to heed. Not here: decoding (nanochat/inference/).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -149,12 +150,13 @@ def main() -> None:
     try:
         engine, facts = loaded(args)
     except (ValueError, OSError, RuntimeError) as error:  # torch's out of memory is a RuntimeError
-        outbox.send({"failed": str(error)})
+        with contextlib.suppress(OSError):
+            outbox.send({"failed": str(error)})
         sys.exit(1)
     outbox.worker = Worker(engine)
-    outbox.send({"ready": facts})
-    threading.Thread(target=outbox.run, daemon=True).start()
     try:
+        outbox.send({"ready": facts})  # the server may have been ended while this was loading
+        threading.Thread(target=outbox.run, daemon=True).start()
         serve(connection, Asked(outbox.worker, outbox))
     finally:
         os._exit(0)  # whatever the worker is at
