@@ -5,6 +5,7 @@ hypothesis; rows are few, so that they are taken, moved and shared all the time.
 """
 
 import dataclasses
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from nanochat.inference.sampling import Sampling, choose, draws, penalised
 from nanochat.inference.text_stream import TextStream
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.kv_cache import Reading
 from tests.inference.test_engine import (
     BOS,
     CALL,
@@ -237,6 +239,18 @@ def test_who_cancels_while_rows_are_given_up_is_heard_whole_or_not_yet(looks: in
     assert [each.tokens for each in engine.generate([[BOS, 9]], 8, 1.0, num_samples=2)] == expected
     assert sorted(delta.sample for delta in heard if delta.finish == "cancelled") == [0, 1]
     assert not engine.scheduler.busy
+
+
+def test_what_an_interrupted_reading_has_overwritten_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = windowed_model(sequence_len=1000)
+    ids = np.random.default_rng(0).integers(0, 250, 900).tolist()
+    expected = Engine(model, TOKENIZER, False, max_rows=4).generate([[BOS, *ids[:400], 7]], 20)
+    engine = Engine(model, TOKENIZER, False, max_rows=4)
+    engine.generate([[BOS, *ids[:400]]], 1)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Reading, "finish", Mock(side_effect=KeyboardInterrupt))
+        engine.generate([[BOS, *ids]], 1)
+    assert engine.generate([[BOS, *ids[:400], 7]], 20)[0].tokens == expected[0].tokens
 
 
 def test_who_is_told_of_a_cancelled_answer_may_cancel_another_and_hears_of_that_too() -> None:
