@@ -69,6 +69,7 @@ class ChatSession:
             ValueError: the text alone is too long for the context.
         """
         bos, *question = render_prompt(self.bot.tokenizer, _messages(text))
+        self.bot.engine.scheduler.check([bos, *question])  # before old turns are forgotten for it
         forgotten = self._make_room(len(question) + 1)
         if forgotten:
             yield f"(the context is full: forgot the oldest {forgotten} {'turn' if forgotten == 1 else 'turns'})\n"

@@ -59,7 +59,7 @@ class Decoder:
             step = [lengths.to(self.cache.device), before.to(self.cache.device)]
             return decode(self.model, self.rooms, tokens.to(self.cache.device), step, keys, values)
         if self.on_gpu:
-            key = (len(tokens), keys[0].size(2))
+            key = (len(tokens), max(each.size(2) for each in keys))  # a layer with a window stops growing early
             if key not in self._graphs:
                 self._graphs[key] = CudaGraph(self.model, self.rooms, tokens, [lengths, before], (keys, values))
             return self._graphs[key](tokens, [lengths, before])
@@ -96,15 +96,17 @@ class CudaGraph:
     ) -> None:
         device = model.wte.weight.device
         self.tokens, self.step = tokens.to(device), [each.to(device) for each in step]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # warm-up, as capture wants it: the same tokens into the same places
-            for _ in range(2):
-                compile_decode(model, rooms, self.tokens, self.step, *views)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.decoded = compiled_decode()(model, rooms, self.tokens, self.step, *views)
+        with torch.cuda.device(device):  # a thread begins on the first GPU, and streams belong to the current one
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # warm-up, as capture wants it: the same tokens into the same places
+                for _ in range(2):
+                    compile_decode(model, rooms, self.tokens, self.step, *views)
+            torch.cuda.current_stream().wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
+            # of this thread only: another one, such as NCCL's watchdog, may ask the GPU for something meanwhile
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.decoded = compiled_decode()(model, rooms, self.tokens, self.step, *views)
 
     def __call__(self, tokens: Tensor, step: list[Tensor]) -> Decoded:
         """The result lies in memory that the next call writes again."""

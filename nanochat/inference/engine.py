@@ -168,13 +168,20 @@ class Engine:
 def rows_that_fit(model: GPT, max_len: int | None = None) -> int:
     """How many rows of so many positions (None: of the whole context) the cache may hold, 4 to 256."""
     device = model.wte.weight.device
-    free = CACHE_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else CPU_CACHE_BYTES
+    free = CACHE_SHARE * _free(device) if device.type == "cuda" else CPU_CACHE_BYTES
     return int(min(max(free // row_bytes(model.config, model.compute_dtype, max_len), 4), MAX_ROWS))
 
 
+def _free(device: torch.device) -> int:
+    """Bytes of a GPU that a tensor may take: also what torch keeps for itself, as nearly all of it once it trained."""
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def _seeds(seed: int | Sequence[int], num_prompts: int) -> list[int]:
-    if isinstance(seed, int):
-        return [int(np.random.SeedSequence((seed, index)).generate_state(1)[0]) for index in range(num_prompts)]
+    if isinstance(seed, int | np.integer):
+        if seed < 0:
+            raise ValueError(f"seed={seed!r}: must be a whole number, 0 or more")
+        return [int(np.random.SeedSequence((int(seed), index)).generate_state(1)[0]) for index in range(num_prompts)]
     if len(seed) != num_prompts:
         raise ValueError(f"{len(seed)} seeds for {num_prompts} prompts: give one for each, or a single number")
     return list(seed)

@@ -109,6 +109,7 @@ class Scheduler:
 
     def forget(self) -> None:
         """What rows have read is no longer of use, as after the weights have changed."""
+        self._drop_cancelled()  # a stream that was closed gives up its row with the next step, or now
         assert not self.busy
         self.cache.forget(range(self.cache.max_rows))
 
@@ -125,14 +126,18 @@ class Scheduler:
         return checked
 
     def _drop_cancelled(self) -> None:
-        if any(request.cancelled for request in self.waiting):
-            for request in self.waiting:
-                if request.cancelled and request.deliver:
+        # Looked at once: another thread, or whoever is told of it, may cancel more meanwhile. A row that reads for rows
+        # that were given away would fill those of somebody else.
+        dropped = {request for request in self.waiting if request.cancelled}
+        open_answers = [(row, self.rows.owner[row]) for row in np.flatnonzero(self.rows.state).tolist()]
+        leaving = {request for request in {answer.request for _, answer in open_answers} if request.cancelled}
+        if dropped:
+            waiting, self.waiting = self.waiting, deque(each for each in self.waiting if each not in dropped)
+            for request in waiting:
+                if request in dropped and request.deliver:
                     self._say_cancelled(request, request.samples)
-            self.waiting = deque(request for request in self.waiting if not request.cancelled)
-        for row in np.flatnonzero(self.rows.state).tolist():
-            answer = self.rows.owner[row]
-            if answer.request.cancelled:
+        for row, answer in open_answers:
+            if answer.request in leaving:
                 self._first.pop(row, None)  # its other samples are cancelled as well
                 self._leave(row)
                 if answer.request.deliver:

@@ -129,6 +129,7 @@ class KVCache:
         self._hold(max(targets) + 1, longest)
         used = min(-(-longest // STEP) * STEP, self.max_len)
         given, taken = (torch.tensor(rows, device=self.device) for rows in (sources, targets))
+        self.forget(targets)  # an interrupted copy is neither
         for each in (*self.keys, *self.values):
             each[taken, :, :used] = each[given, :, :used]
         self.lengths[list(targets)], self.latest[list(targets)] = lengths, latest
@@ -176,6 +177,8 @@ class Reading:
         self.written = {room: self._written(room, width) for room in set(cache.rooms)}
         latest = tokens.cpu()[torch.arange(len(rows)), torch.from_numpy(counts - 1).clamp(min=0)].numpy()
         self.latest = np.where(counts > 0, latest, cache.latest[rows])
+        # said before it is written: who is interrupted (Ctrl-C) before `finish` has overwritten the rings all the same
+        cache._peaks[rows] = np.maximum(cache._peaks[rows], starts + counts)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """Attention of q (B, T, H, D) over what the rows have read, k and v (B, T, K, D) included; writes these."""

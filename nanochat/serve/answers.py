@@ -45,15 +45,21 @@ class Voice:
         return piece.token >= 0 and piece.token not in self.terminals
 
     def _take(self, piece: Piece, events: list[Event]) -> None:
-        special = piece.text in INLINE and piece.token >= self.tokenizer.bos
-        if not self.separate:
-            _add(events, INLINE[piece.text] if special else piece.text)
-        elif special:
-            self._mark(piece.text, events)
-        elif self._call is not None:
-            self._call[self._into] += piece.text
+        name = self.tokenizer.decode([piece.token]) if piece.token >= self.tokenizer.bos else ""
+        if name not in INLINE or not piece.text.endswith(name):
+            self._say(piece.text, events)
+            return
+        self._say(piece.text.removesuffix(name), events)  # what was held back until this token
+        if self.separate:
+            self._mark(name, events)
         else:
-            _add(events, piece.text)
+            _add(events, INLINE[name])
+
+    def _say(self, text: str, events: list[Event]) -> None:
+        if self._call is not None:
+            self._call[self._into] += text
+        else:
+            _add(events, text)
 
     def _mark(self, name: str, events: list[Event]) -> None:
         if name == OPEN:

@@ -8,6 +8,7 @@ use; signals are the server's to heed. Not here: decoding (nanochat/inference/).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -126,8 +127,8 @@ def serve(connection: socket.socket, asked: Asked) -> None:
                 asked.ask(told["id"], told["prompt"], told["sampling"], told["samples"])
 
 
-def main() -> None:
-    """Loads, says so, serves."""
+def arguments() -> argparse.ArgumentParser:
+    """What the server tells it on its command line (replica.Placement)."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--directory", type=Path, required=True)
@@ -136,7 +137,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--share", type=int, default=1)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Loads, says so, serves."""
+    args = arguments().parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     connection = socket.socket(fileno=args.fd)
@@ -144,12 +150,13 @@ def main() -> None:
     try:
         engine, facts = loaded(args)
     except (ValueError, OSError, RuntimeError) as error:  # torch's out of memory is a RuntimeError
-        outbox.send({"failed": str(error)})
+        with contextlib.suppress(OSError):
+            outbox.send({"failed": str(error)})
         sys.exit(1)
     outbox.worker = Worker(engine)
-    outbox.send({"ready": facts})
-    threading.Thread(target=outbox.run, daemon=True).start()
     try:
+        outbox.send({"ready": facts})  # the server may have been ended while this was loading
+        threading.Thread(target=outbox.run, daemon=True).start()
         serve(connection, Asked(outbox.worker, outbox))
     finally:
         os._exit(0)  # whatever the worker is at
@@ -160,7 +167,8 @@ def loaded(args: argparse.Namespace) -> tuple[Engine, dict[str, Any]]:
     if not os.environ.get("OMP_NUM_THREADS"):  # a core for the server: who waits for it waits for it with every chunk
         torch.set_num_threads(max(1, (torch.get_num_threads() - 1) // args.share))
     model, tokenizer = load(args.directory, args.device, local_rank=args.local_rank)
-    engine = Engine(model, tokenizer, max_rows=args.rows, compile=args.compile)
+    # None: as the device needs it; without a graph a GPU waits for Python between kernels
+    engine = Engine(model, tokenizer, max_rows=args.rows, compile=args.compile or None)
     device = engine.scheduler.device
     return engine, {
         "context": model.config.sequence_len,

@@ -105,6 +105,15 @@ def test_when_the_context_is_full_the_oldest_turns_are_forgotten_with_a_word(mod
     ]
 
 
+def test_a_text_beyond_the_context_costs_no_old_turn(model_dir: Path) -> None:
+    talk = conversation(model_dir)
+    "".join(talk.say("Hi"))
+    with pytest.raises(ValueError, match="a prompt of 70 tokens"):
+        "".join(talk.say("x" * 66))
+    assert talk.texts == ["Hi"]
+    assert len(talk.turns) == 1
+
+
 def test_clear_forgets(model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     typed(monkeypatch, "question 1", "/clear", "question 2", "/quit")
     chat(model_dir, sampling=GREEDY)

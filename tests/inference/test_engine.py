@@ -5,6 +5,9 @@ what, so that every answer is known. Not covered: speed (benchmarks), GPUs.
 """
 
 import itertools
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,10 +18,11 @@ from torch import Tensor
 
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.inference import scheduler
-from nanochat.inference.engine import Completion, Engine
+from nanochat.inference.engine import Completion, Engine, rows_that_fit
 from nanochat.inference.sampling import choose, draws
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.kv_cache import row_bytes
 
 TOKENIZER = Tokenizer(tuple(bytes([byte]) for byte in range(256)))
 BOS, END = TOKENIZER.bos, TOKENIZER.special("<|assistant_end|>")
@@ -250,6 +254,22 @@ def test_half_precision_follows_the_model() -> None:
     assert len(engine.generate(PROMPTS, 5, temperature=1.0, top_k=3)) == 3
 
 
+def test_what_torch_keeps_of_a_gpu_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GPTConfig.modern(2, TOKENIZER.vocab_size, 48)
+    model: Any = SimpleNamespace(config=config, compute_dtype=torch.float32, wte=SimpleNamespace(weight=Mock()))
+    model.wte.weight.device = torch.device("cuda", 0)
+    one = row_bytes(config, torch.float32)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * one, 100 * one))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 81 * one)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20 * one)
+    assert rows_that_fit(model) == 42  # 0.6 of 10 + 61
+
+
+def test_a_seed_of_numpy_is_a_seed() -> None:
+    engine = Engine(random_model(), TOKENIZER, False)
+    assert engine.generate([[BOS]], 9, 1.0, seed=np.int64(3)) == engine.generate([[BOS]], 9, 1.0, seed=3)
+
+
 def test_no_prompts_no_answers() -> None:
     assert Engine(random_model(), TOKENIZER).generate([], 5) == []
 
@@ -264,6 +284,7 @@ def test_no_prompts_no_answers() -> None:
         ([[BOS]], {"num_samples": 0}, "num_samples=0: must be at least 1"),
         ([[BOS]], {"temperature": -1.0}, "temperature=-1.0"),
         ([[BOS]], {"top_k": 0}, "top_k=0"),
+        ([[BOS]], {"seed": -1}, "seed=-1: must be a whole number, 0 or more"),
         ([[BOS]], {"seed": [1, 2]}, "2 seeds for 1 prompts"),
     ],
 )

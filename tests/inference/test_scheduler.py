@@ -5,6 +5,7 @@ hypothesis; rows are few, so that they are taken, moved and shared all the time.
 """
 
 import dataclasses
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nanochat.inference import decode
 from nanochat.inference.engine import Engine
-from nanochat.inference.requests import Delta
+from nanochat.inference.requests import Delta, Request
 from nanochat.inference.sampling import Sampling, choose, draws, penalised
 from nanochat.inference.text_stream import TextStream
 from nanochat.model.config import GPTConfig
 from nanochat.model.gpt import GPT
+from nanochat.model.kv_cache import Reading
 from tests.inference.test_engine import (
     BOS,
     CALL,
@@ -153,6 +156,26 @@ def test_a_compiled_step_gives_the_same_answers_and_is_compiled_once_for_all_siz
     torch.compiler.reset()
 
 
+class Shape:
+    """Stands in for a captured graph, which there is no GPU for: it always looks at the memory that it was made with."""
+
+    def __init__(self, model, rooms, tokens, step, views):
+        self.model, self.rooms, self.rows, self.views = model, rooms, len(tokens), views
+
+    def __call__(self, tokens, step):
+        assert len(tokens) == self.rows
+        return decode.decode(self.model, self.rooms, tokens, step, *self.views)
+
+
+def test_a_graph_is_replayed_only_where_every_layer_looks_as_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Engine(windowed_model(), TOKENIZER, False, max_rows=4).generate([[BOS] * 5], CONTEXT)
+    monkeypatch.setattr(decode, "CudaGraph", Shape)
+    monkeypatch.setattr(decode.Decoder, "on_gpu", True)
+    engine = Engine(windowed_model(), TOKENIZER, False, max_rows=4, compile=True)
+    engine.scheduler.cache._hold(4, CONTEXT)  # as on a GPU, where it never moves
+    assert engine.generate([[BOS] * 5], CONTEXT)[0].tokens == expected[0].tokens  # through 64, 128, 256, 300 positions
+
+
 def test_more_samples_than_rows_are_all_answered() -> None:
     engine = Engine(MODELS["modern"], TOKENIZER, False, max_rows=4)
     many = engine.generate([[BOS, 1, 2], [BOS]], 6, 1.0, seed=[3, 4], num_samples=11)
@@ -189,6 +212,66 @@ def test_an_interrupted_generation_leaves_nothing_behind() -> None:
         engine.generate([[BOS, 1], [BOS, 2]], 20)
     handle.remove()
     assert len(engine.generate([[BOS, 1]], 5)[0].tokens) == 5
+    assert not engine.scheduler.busy
+
+
+@pytest.mark.parametrize("looks", range(4))
+def test_who_cancels_while_rows_are_given_up_is_heard_whole_or_not_yet(looks: int) -> None:
+    class Changing(Request):
+        """As another thread does it: cancelled after so many looks."""
+
+        seen = 0
+
+        @property
+        def cancelled(self) -> bool:
+            self.seen += 1
+            return self.seen > looks
+
+    engine = Engine(random_model(), TOKENIZER, False, max_rows=4)
+    expected = [each.tokens for each in engine.generate([[BOS, 9]], 8, 1.0, num_samples=2)]
+    engine.scheduler.forget()
+    heard: list[Delta] = []
+    (request,) = engine.scheduler.submit([BOS, 1, 2], Sampling(30), 2, heard.append)
+    if looks:
+        engine.scheduler._admit()
+    del request.cancelled
+    request.__class__ = Changing
+    assert [each.tokens for each in engine.generate([[BOS, 9]], 8, 1.0, num_samples=2)] == expected
+    assert sorted(delta.sample for delta in heard if delta.finish == "cancelled") == [0, 1]
+    assert not engine.scheduler.busy
+
+
+def test_what_an_interrupted_reading_has_overwritten_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = windowed_model(sequence_len=1000)
+    ids = np.random.default_rng(0).integers(0, 250, 900).tolist()
+    expected = Engine(model, TOKENIZER, False, max_rows=4).generate([[BOS, *ids[:400], 7]], 20)
+    engine = Engine(model, TOKENIZER, False, max_rows=4)
+    engine.generate([[BOS, *ids[:400]]], 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Reading, "finish", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            engine.generate([[BOS, *ids]], 1)
+    assert engine.generate([[BOS, *ids[:400], 7]], 20)[0].tokens == expected[0].tokens
+
+
+def test_who_is_told_of_a_cancelled_answer_may_cancel_another_and_hears_of_that_too() -> None:
+    scheduler = Engine(random_model(), TOKENIZER, False, max_rows=4).scheduler
+    heard: list[Delta] = []
+    (second,) = scheduler.submit([BOS, 1, 2], Sampling(5), 1, heard.append)
+    (first,) = scheduler.submit([BOS, 3], Sampling(5), 1, lambda delta: second.cancel())
+    first.cancel()
+    while scheduler.step():
+        pass
+    assert [delta.finish for delta in heard][-1:] == ["cancelled"]
+
+
+def test_weights_may_change_after_a_stream_was_closed() -> None:
+    model = random_model()
+    engine = Engine(model, TOKENIZER, False)
+    stream = engine.stream_tokens([BOS, 1], 20)
+    next(stream)
+    stream.close()
+    engine.update(model)
     assert not engine.scheduler.busy
 
 

@@ -208,3 +208,13 @@ def test_positions_end_with_the_context():
     config = GPTConfig.classic(1, 300, 8, width=32, head_dim=8)
     with pytest.raises(ValueError, match="max_len=20"):
         KVCache(config, 1, 20)
+
+
+def test_an_interrupted_copy_leaves_a_row_that_has_read_nothing():
+    cache = KVCache(CLASSIC, 2)
+    for row in (0, 1):
+        cache.reading(torch.zeros(1, 8, dtype=torch.int64), [row], [8]).finish()
+    cache.values[0] = None
+    with pytest.raises(TypeError):
+        cache.copy([0], [1], [8], [0])
+    assert cache.lengths.tolist() == [8, 0]

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from nanochat.data.chat_template import render, render_prompt
 from nanochat.inference.chat import SHOWN
+from nanochat.inference.text_stream import TextStream
 from nanochat.inference.tool_calls import FAILED
 from nanochat.serve import answers
 from nanochat.serve.conversation import parts_of, prompt_of
@@ -166,6 +167,20 @@ def test_an_answer_that_is_cut_within_a_call_tells_what_there_is():
     assert events == [{"content": "A"}, {"tool": {"input": "6*7", "output": ""}}]
     assert (voice.finish, voice.tokens) == ("length", 5)
     assert answers.text_of(heard([*said, last], separate=False)[0]) == "A[6*7"
+
+
+@pytest.mark.parametrize("stop", [(), ("a call", "b=")])
+@pytest.mark.parametrize("before", ["", "a", "b", "\N{LATIN SMALL LETTER E WITH ACUTE}".encode()[:1]])
+def test_what_was_held_back_before_a_call_makes_it_no_text(before, stop):
+    call = ["<|python_start|>", *b"6*7", "<|python_end|>", "<|output_start|>", *b"42", "<|output_end|>"]
+    before = before.encode() if isinstance(before, str) else before
+    tokens = [TOKENIZER.special(each) if isinstance(each, str) else each for each in [*before, *call]]
+    stream = TextStream(TOKENIZER, stop)
+    pieces = [Piece(0, token, stream.push(token), False, 0.0, (), None) for token in tokens]
+    text = before.decode("utf-8", "replace")
+    told = [{"content": text}] * bool(text)
+    assert heard(pieces, separate=True)[0] == [*told, {"tool": {"input": "6*7", "output": "42"}}]
+    assert answers.text_of(heard(pieces, separate=False)[0]) == f"{text}[6*7 = 42] "
 
 
 def test_the_name_of_a_special_token_in_a_text_is_text():

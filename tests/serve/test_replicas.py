@@ -7,14 +7,19 @@ import dataclasses
 import json
 import os
 import signal
+import socket
+import subprocess
 import threading
 
 import openai
 import pytest
 
+from nanochat.inference.engine import Engine
+from nanochat.serve import replica_process
 from nanochat.serve.limits import Limits
 from nanochat.serve.replica import LoadFailed, Placement
 from nanochat.serve.source import in_directory
+from nanochat.workflow.launch import child_environment, python_command
 from tests.paths import ROOT
 from tests.serve.server import ANSWER, CHAINS, END, START, make_model, served, until
 
@@ -215,6 +220,32 @@ def test_a_step_that_fails_or_ends_the_engine_s_thread_is_an_error_and_the_serve
             assert raised.value.code == code
             assert answer(client).choices[0].message.content == ANSWER
         assert server.serving.current.restarts == 2
+
+
+@pytest.mark.parametrize(("asked", "given"), [([], None), (["--compile"], True)])
+def test_whether_a_step_is_compiled_is_the_devices_affair_unless_it_was_asked_for(model, monkeypatch, asked, given):
+    """The engine compiles on a GPU, and on a CPU where it is told to."""
+    told = {}
+
+    def engine(*positional, compile, **named):
+        told["compile"] = compile
+        return Engine(*positional, **named)
+
+    monkeypatch.setattr(replica_process, "Engine", engine)
+    words = ["--fd", "0", "--directory", str(model), "--device", "cpu", *asked]
+    replica_process.loaded(replica_process.arguments().parse_args(words))
+    assert told == {"compile": given}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_replica_whose_server_ended_while_it_loaded_ends_without_a_word(model, tmp_path, there):
+    ours, theirs = socket.socketpair()
+    ours.close()
+    words = ["--fd", str(theirs.fileno()), "--directory", str(model if there else tmp_path), "--device", "cpu"]
+    command = python_command("nanochat.serve.replica_process", *words)
+    with theirs:
+        ended = subprocess.run(command, env=child_environment(), pass_fds=(theirs.fileno(),), capture_output=True)
+    assert (ended.returncode, ended.stderr) == (0 if there else 1, b"")
 
 
 def test_a_replica_ends_with_its_server(model):
