@@ -82,7 +82,8 @@ class Replica(asyncio.Protocol):
     async def start(self) -> Replica:
         """Starts the process and waits until it has the model. LoadFailed: it never will."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as failed:
+            failed.callback(ours.close)
             words = ("--directory", str(self.directory), "--fd", str(theirs.fileno()), *self.placement.words)
             self._process = subprocess.Popen(
                 python_command("nanochat.serve.replica_process", *words),
@@ -91,6 +92,7 @@ class Replica(asyncio.Protocol):
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C in a terminal is for the server, which may wait for answers
             )
+            failed.pop_all()
         ours.setblocking(False)
         await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
         try:

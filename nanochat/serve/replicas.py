@@ -243,7 +243,7 @@ class ReplicaSet:
                 try:
                     self.replicas[index] = await self._replica(replica.placement).start()
                     break
-                except LoadFailed as error:
+                except (LoadFailed, OSError) as error:  # the latter: too many files or processes, for now
                     attempt += 1
                     log.error("it does not start: %s", error)
             self.restarts += 1

@@ -4,6 +4,7 @@ The processes are real. Not covered: GPUs.
 """
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -76,6 +77,22 @@ def test_a_replica_that_dies_is_started_again_and_who_was_not_begun_is_answered(
             thread.join(60)
         assert [each.choices[0].message.content for each in results] == [ANSWER] * 3
         assert server.serving.current.restarts == 1
+
+
+def test_a_replica_is_started_again_although_no_process_can_be_made_for_a_while(model, monkeypatch):
+    made, tries = subprocess.Popen, []
+
+    def popen(*words, **options):
+        tries.append(words)
+        if len(tries) == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return made(*words, **options)
+
+    with served(model, placement=Placement("cpu")) as server:
+        monkeypatch.setattr(subprocess, "Popen", popen)
+        server.replica.kill()
+        until(lambda: len(tries) == 2 and server.replica.alive, seconds=60)
+        assert answer(server.client()).choices[0].message.content == ANSWER
 
 
 def test_what_kills_every_replica_is_not_tried_for_ever(model, monkeypatch):
