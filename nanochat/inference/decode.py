@@ -6,6 +6,7 @@ choosing tokens beyond the likeliest (sampling.py).
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -59,15 +60,24 @@ class Decoder:
             step = [lengths.to(self.cache.device), before.to(self.cache.device)]
             return decode(self.model, self.rooms, tokens.to(self.cache.device), step, keys, values)
         if self.on_gpu:
-            key = (len(tokens), max(each.size(2) for each in keys))  # a layer with a window stops growing early
-            if key not in self._graphs:
-                self._graphs[key] = CudaGraph(self.model, self.rooms, tokens, [lengths, before], (keys, values))
-            return self._graphs[key](tokens, [lengths, before])
+            return self._replayed(tokens, [lengths, before], keys, values)
         step = [lengths, before]
         if not self._warm:  # what is said of sizes counts while it is compiled; any call after that is a plain one
             self._warm = True
             return compile_decode(self.model, self.rooms, tokens, step, keys, values)
         return compiled_decode()(self.model, self.rooms, tokens, step, keys, values)
+
+    def _replayed(self, tokens: Tensor, step: list[Tensor], keys: list[Tensor], values: list[Tensor]) -> Decoded:
+        key = (len(tokens), max(each.size(2) for each in keys))  # a layer with a window stops growing early
+        try:
+            if key not in self._graphs:
+                self._graphs[key] = CudaGraph(self.model, self.rooms, tokens, step, (keys, values))
+        except Exception as error:  # an evaluation after hours of training must not end for want of speed
+            warnings.warn(f"no CUDA graph of {key} ({error}): decoding goes on without", stacklevel=2)
+            self.compile = False
+            step = [each.to(self.cache.device) for each in step]
+            return decode(self.model, self.rooms, tokens.to(self.cache.device), step, keys, values)
+        return self._graphs[key](tokens, step)
 
 
 @functools.cache

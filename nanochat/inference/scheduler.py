@@ -323,10 +323,10 @@ class Scheduler:
         at = int(rows.length[row]) - 1
         token, log_prob = int(rows.tokens[row, at]), float(rows.log_probs[row, at])
         text = "" if finish == "stop" else stream.push(token)
+        if finish:
+            text += stream.flush()
         if stream.stopped:
             finish = "stop"
-        elif finish:
-            text += stream.flush()
         if request.deliver is None:
             return finish
         top: tuple[tuple[int, float], ...] = ()

@@ -176,6 +176,20 @@ def test_a_graph_is_replayed_only_where_every_layer_looks_as_far(monkeypatch: py
     assert engine.generate([[BOS] * 5], CONTEXT)[0].tokens == expected[0].tokens  # through 64, 128, 256, 300 positions
 
 
+def test_a_graph_that_cannot_be_captured_costs_speed_and_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    expected = Engine(random_model(), TOKENIZER, False).generate([[BOS, 1]], 20)
+    monkeypatch.setattr(decode, "CudaGraph", fail)
+    monkeypatch.setattr(decode.Decoder, "on_gpu", True)
+    engine = Engine(random_model(), TOKENIZER, False, compile=True)
+    with pytest.warns(UserWarning, match=r"no CUDA graph of \(.*not permitted.*goes on without") as warned:
+        found = engine.generate([[BOS, 1]], 20)
+    assert found[0].tokens == expected[0].tokens
+    assert len(warned) == 1
+
+
 def test_more_samples_than_rows_are_all_answered() -> None:
     engine = Engine(MODELS["modern"], TOKENIZER, False, max_rows=4)
     many = engine.generate([[BOS, 1, 2], [BOS]], 6, 1.0, seed=[3, 4], num_samples=11)
@@ -286,6 +300,9 @@ def test_stop_strings_end_an_answer_and_are_not_part_of_it() -> None:
         assert (completion.text, len(completion.tokens), completion.finished) == (text, tokens, True)
         assert "".join(delta.text for delta in deltas) == text
         assert [delta.finish for delta in deltas] == [None] * (tokens - 1) + ["stop"]
+    half = Engine(table_model(chain(START, ord("a"), 0xC3, ord("a"))), TOKENIZER, False)
+    last = list(half.stream_deltas([BOS, START], Sampling(2, stop=("\ufffd",))))[-1]
+    assert (last.text, last.finish) == ("", "stop")  # half a character is one only at the end
     texts = [delta.text for delta in deltas]
     assert texts == [*"abcdefg", "", "h"]  # what may begin a stop string is held back until it is known
 
