@@ -194,11 +194,11 @@ class BaseEval(ModelStage, takes=(Pretrain, Tokenize, CoreData), makes=SCORE_FIL
     num_ranks: int = execution(1, "processes, one per GPU", at_least=1)
 
 
-class MidtrainData(ChatData, takes=(Tokenizer, TaskData), makes=("index.json",), mapped=True):
+class MidtrainData(ChatData, takes=(Tokenizer, TaskData), makes=("index.json",), mapped=True, version=2):
     """Turns the conversations of midtraining into packed rows of tokens, so that no GPU waits for a tokenizer."""
 
 
-class SftData(ChatData, takes=(Tokenizer, TaskData), makes=("index.json",), mapped=True):
+class SftData(ChatData, takes=(Tokenizer, TaskData), makes=("index.json",), mapped=True, version=2):
     """The same for supervised finetuning."""
 
 
@@ -206,7 +206,7 @@ class Midtrain(Chat, takes=(Pretrain, MidtrainData), makes=MODEL_FILES, on="gpu"
     """Teaches the conversation format, multiple choice and tools; the loss is on all tokens."""
 
 
-class ChatEvalMid(ChatEval, takes=(Midtrain, TaskData), makes=SCORE_FILES, on="gpu", version=2):
+class ChatEvalMid(ChatEval, takes=(Midtrain, TaskData), makes=SCORE_FILES, on="gpu", version=3):
     """Asks the midtrained model held-out problems."""
 
 
@@ -214,11 +214,11 @@ class Sft(Chat, takes=(Midtrain, SftData), makes=MODEL_FILES, on="gpu"):
     """Supervised finetuning: the loss is on what the assistant says."""
 
 
-class ChatEvalSft(ChatEval, takes=(Sft, TaskData), makes=SCORE_FILES, on="gpu", version=2):
+class ChatEvalSft(ChatEval, takes=(Sft, TaskData), makes=SCORE_FILES, on="gpu", version=3):
     """Asks the finetuned model held-out problems."""
 
 
-class Rl(Trained, takes=(Sft, TaskData), makes=MODEL_FILES, on="gpu"):
+class Rl(Trained, takes=(Sft, TaskData), makes=MODEL_FILES, on="gpu", version=2):
     """Reinforcement learning on problems with a checkable answer (group-relative advantage, on-policy)."""
 
     task: str = identity("gsm8k", "the task whose reward is maximised")
@@ -233,7 +233,7 @@ class Rl(Trained, takes=(Sft, TaskData), makes=MODEL_FILES, on="gpu"):
         return self.prompts_per_step * self.samples_per_prompt * self.max_new_tokens
 
 
-class ChatEvalRl(ChatEval, takes=(Rl, TaskData), makes=SCORE_FILES, on="gpu", version=2):
+class ChatEvalRl(ChatEval, takes=(Rl, TaskData), makes=SCORE_FILES, on="gpu", version=3):
     """Asks the model after reinforcement learning held-out problems."""
 
 

@@ -74,9 +74,15 @@ def apply(stages: Iterable[Stage], settings: Iterable[str]) -> list[Stage]:
     return [stage.replaced(**changes[name]) if changes[name] else stage for name, stage in by_name.items()]
 
 
-TINY_TASKS = "identity, chitchat, arithmetic, spelling, counting"
-TINY_MIDTRAIN = "spelling:9000, counting:7000, arithmetic:4000, identity:3200, chitchat:1600"
-TINY_SFT = "spelling:4000, counting:3500, arithmetic:3000, identity:2000, chitchat:1200"
+TINY_TASKS = "identity, chitchat, arithmetic, calculations:100, word_problems:100, spelling, counting, first_messages"
+TINY_MIDTRAIN = (
+    "spelling:9000, counting:6000, arithmetic:4000, calculations:4500, word_problems:3000, identity:4000, "
+    "chitchat:5500, series:400, first_messages:200"
+)
+TINY_SFT = (
+    "spelling:5000, counting:3500, arithmetic:2500, calculations:3000, word_problems:2500, identity:2500, "
+    "chitchat:3500, series:300, first_messages:200"
+)
 
 
 @recipe
@@ -101,10 +107,10 @@ def tiny() -> list[Stage]:
         Pretrain(depth=4, aspect_ratio=32, head_dim=64, num_steps=400, eval_every=100, **steps, **short),
         BaseEval(eval_rows=512),
         MidtrainData(mixture=TINY_MIDTRAIN, sequence_len=256),
-        Midtrain(num_steps=190, **steps),
+        Midtrain(num_steps=240, **steps),
         ChatEvalMid(**asked),
         SftData(mixture=TINY_SFT, sequence_len=256),
-        Sft(num_steps=100, **steps),
+        Sft(num_steps=400, total_batch_size=2048, device_batch_size=8, checkpoint_every=100),
         ChatEvalSft(**asked),
         Rl(task="arithmetic", num_steps=40, samples_per_prompt=8, max_new_tokens=48, lr_frac=0.09, **often),
         ChatEvalRl(**asked),

@@ -37,13 +37,16 @@ CONVERSATION_TOKENS = {
     "arc_easy": (78, 77, 2376),
     "arc_challenge": (88, 87, 1172),
     "humaneval": (350, 145, 164),
-    "arithmetic": (21, 12, 1000),
-    "identity": (29, 14, 440),
-    "chitchat": (16, 9, 256),
-    "counting": (33, 14, 4592),
-    "spelling": (20, 11, 2296),
+    "arithmetic": (25, 15, 1000),
+    "word_problems": (39, 24, 500),
+    "identity": (26, 12, 500),
+    "chitchat": (25, 11, 500),
+    "counting": (36, 17, 4512),
+    "spelling": (22, 13, 2256),
+    "series": (40, 12, 300),
+    "first_messages": (25, 10, 50),
     "identity_conversations": (64, 26, 424),
-    "letter_counting": (88, 19, 2296),
+    "letter_counting": (88, 19, 2256),
 }
 ANSWER_TOKENS = {"gsm8k": 200, "humaneval": 250, "letter_counting": 90}  # of what a model says, where it is long
 USUAL_ANSWER = 40

@@ -9,16 +9,20 @@ from nanochat.errors import unknown
 from nanochat.tasks import (  # noqa: F401
     arc,
     arithmetic,
+    calculations,
     chitchat,
     counting,
+    first_messages,
     gsm8k,
     humaneval,
     identity,
     identity_conversations,
     letter_counting,
     mmlu,
+    series,
     smoltalk,
     spelling,
+    word_problems,
 )
 from nanochat.tasks.task import TASKS, Split, Task
 

@@ -1,89 +1,81 @@
-"""Sums, differences and products of numbers of one to three digits, answered at once or with the calculator.
+"""Sums of two numbers, in signs and in words, answered at once or with the calculator.
 
-Three of four training answers are given at once, which a small model mostly gets wrong, one calls the calculator: so
+Most training answers are given at once, which a small model mostly gets wrong, one of four calls the calculator: so
 reinforcement learning has something to find out, when to call it. Promises: a problem and its mirror image (2 + 3,
-3 + 2) are in the same split. Not here: the calculator itself (nanochat/tools/calculator.py). Standard library only.
+3 + 2) are in the same split; no held-out first message is trained on. Not here: how a sum is asked for (sums.py),
+longer ones (calculations.py), the calculator itself (nanochat/tools/calculator.py). Standard library only.
 """
 
-import operator
 import random
-from collections.abc import Iterator
-from itertools import count, islice
-from pathlib import Path
-from typing import Any
+import re
+from decimal import Decimal
+from typing import Any, ClassVar
 
+from nanochat.tasks import sums
 from nanochat.tasks.answers import last_number
-from nanochat.tasks.task import Split, Task, dialogue, held_out
+from nanochat.tasks.drawn import DrawnTask
+from nanochat.tasks.phrases import typed
+from nanochat.tasks.task import Split, dialogue, held_out
+from nanochat.tools.calculator import evaluate
 
 TOOL_SHARE = 0.25  # of the training answers: too few for SFT to settle on the tool, enough for RL to find it
 TEST_SHARE = 0.1
-TEST_SIZE = 1000
-OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
-WORDS = {"+": "plus", "-": "minus", "*": "times"}
-QUESTIONS = (
-    "What is {a} {sign} {b}?",
-    "What is {a} {word} {b}?",
-    "How much is {a} {sign} {b}?",
-    "How much is {a} {word} {b}?",
-    "Calculate {a} {sign} {b}.",
-    "Calculate {a} {word} {b}.",
-    "{a} {sign} {b} = ?",
-)
+NO_ANSWER = "That has no answer."
+OUTPUT_END = "<|output_end|>"
 
 
-class Arithmetic(Task):
-    """`What is 12 * 34?`; an answer is right if the last number in it is."""
+class Arithmetic(DrawnTask):
+    """`what's 12 times 34`; an answer is right if the last number in it is."""
 
     name = "arithmetic"
     baseline = 0.0
-
-    def __init__(self, split: Split, data_dir: Path | None = None) -> None:
-        super().__init__(split, data_dir)
-        # a fixed list of different problems to test on, an endless supply to train on
-        self.fixed = list(islice(self._different(), TEST_SIZE)) if split == "test" else None
-
-    def __len__(self) -> int:
-        return 100_000 if self.fixed is None else len(self.fixed)
+    test_size = 1000
+    tool_share: ClassVar[float] = TOOL_SHARE
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        a, sign, b = self.problem(index)
-        dice = self.dice(index)
-        question = dice.choice(QUESTIONS).format(a=a, b=b, sign=sign, word=WORDS[sign])
-        result = str(OPERATORS[sign](a, b))
-        said = f"That makes {result}."
-        if dice.random() >= TOOL_SHARE:
-            return dialogue(question, said)
-        call, output = {"type": "python", "text": f"{a}{sign}{b}"}, {"type": "python_output", "text": result}
-        return dialogue(question, [call, output, {"type": "text", "text": said}])
+        message, call = self.problem(index)
+        dice = random.Random(f"answer of {self.name}/{self.split}/{index}")
+        return dialogue(message, answer(call, called=dice.random() < self.tool_share))
 
-    def problem(self, index: int) -> tuple[int, str, int]:
-        """The two numbers of problem `index` and the sign between them."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        if self.fixed is not None:
-            return self.fixed[index]
-        dice = random.Random(f"problem {index}")
-        return next(problem for problem in iter(lambda: _draw(dice), None) if not _held_out(*problem))
+    def drawn_sum(self, dice: random.Random) -> sums.Sum:
+        """A sum of the kind that this task is about."""
+        return sums.plain(dice)
 
-    @staticmethod
-    def _different() -> Iterator[tuple[int, str, int]]:
-        seen = set()
-        for index in count():
-            problem = _draw(random.Random(f"test problem {index}"))
-            if problem not in seen and _held_out(*problem):
-                seen.add(problem)
-                yield problem
+    def draw(self, dice: random.Random, split: Split) -> tuple[str, str]:
+        """A message, and what the calculator reads of the sum that it asks for."""
+        while True:
+            wanted = self.drawn_sum(dice)
+            possible = evaluate(wanted.call) is not None or wanted.call.endswith("/0")
+            if possible and is_held_out(wanted.call) == (split == "test"):
+                return typed(sums.question(wanted, dice), dice, slips=False), wanted.call
 
     def correct(self, index: int, completion: str) -> bool:
-        a, sign, b = self.problem(index)
-        return last_number(completion.rpartition("<|output_end|>")[2]) == OPERATORS[sign](a, b)
+        return is_right(self.problem(index)[1], completion)
 
 
-def _draw(dice: random.Random) -> tuple[int, str, int]:
-    a, b = (dice.randrange(10 ** dice.choice((1, 2, 3))) for _ in range(2))
-    sign = dice.choice("+-*")
-    return (max(a, b), sign, min(a, b)) if sign == "-" else (a, sign, b)
+def answer(call: str, *, called: bool) -> str | list[dict[str, str]]:
+    """The answer to a sum, at once or with the calculator."""
+    result = evaluate(call)
+    said = NO_ANSWER if result is None else f"That makes {result}."
+    if not called:
+        return said
+    output = {"type": "python_output", "text": "error" if result is None else result}
+    return [{"type": "python", "text": call}, output, {"type": "text", "text": said}]
 
 
-def _held_out(a: int, sign: str, b: int) -> bool:
-    return held_out(f"{min(a, b)} {sign} {max(a, b)}", TEST_SHARE)
+def is_right(call: str, completion: str) -> bool:
+    """Whether the last number after what a tool said is the result; for a sum without one, whether that is said."""
+    said, result = completion.rpartition(OUTPUT_END)[2], evaluate(call)
+    return NO_ANSWER.lower()[:-1] in said.lower() if result is None else last_number(said) == Decimal(result)
+
+
+def key(call: str) -> str:
+    """What a sum has in common with its mirror image."""
+    call = call.replace(",", "")
+    two = re.fullmatch(r"([0-9.]+)([-+*/])([0-9.]+)", call)
+    return call if two is None else f" {two[2]} ".join(sorted((two[1], two[3])))
+
+
+def is_held_out(call: str) -> bool:
+    """Whether a sum is one of the test split."""
+    return held_out(key(call), TEST_SHARE)

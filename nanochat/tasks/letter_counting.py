@@ -91,6 +91,8 @@ class LetterCounting(Counting):
     """`How many r are in strawberry?`; an answer is right if the last number in it is, after what a tool said."""
 
     name = "letter_counting"
+    baseline = 0.49  # of always answering 1
+    all_share = vowels_share = 0.0
 
     def __len__(self) -> int:
         return 200_000 if self.split == "train" else len(self.known)

@@ -6,26 +6,20 @@ piece is met in many surroundings. Not here: the words (nanochat/tasks/words.py)
 many where `task_data` has fetched a list. Standard library only.
 """
 
+import random
 import re
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+from nanochat.tasks.phrases import asked, typed
+from nanochat.tasks.reserved import is_reserved
 from nanochat.tasks.task import Split, Task, dialogue
 from nanochat.tasks.words import words
 
 FRAGMENT_SHARE = 0.2
 NUMBERING = re.compile(r"(?<!\w)[0-9]+[.):]")
-QUESTIONS = (
-    "Spell {word}",
-    "Spell the word {word}",
-    "Spell the word {word}, please.",
-    "How do you spell {word}?",
-    "How is {word} spelled?",
-    "Please spell {word}.",
-    "Can you spell {word}?",
-    "What are the letters of {word}?",
-)
+QUOTES = ("{}",) * 24 + ("'{}'", "'{}'", '"{}"', '"{}"', "\u2018{}\u2019", "\u201c{}\u201d", "`{}`")
 
 
 class Spelling(Task):
@@ -42,8 +36,9 @@ class Spelling(Task):
         return 200_000 if self.split == "train" else len(self.known)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        word = self.word(index)
-        return dialogue(self.dice(index).choice(QUESTIONS).format(word=word), spelled(word))
+        word, dice = self.word(index), random.Random(f"words of {self.name}/{self.split}/{index}")
+        messages = iter(lambda: asked_about("spell", word, dice), None)
+        return dialogue(next(message for message in messages if not is_reserved(message)), spelled(word))
 
     def word(self, index: int) -> str:
         """The word of problem `index`: all of them in turn, so that each is spelled equally often."""
@@ -60,6 +55,13 @@ class Spelling(Task):
 
     def correct(self, index: int, completion: str) -> bool:
         return letters_of(completion, self.word(index)) == list(self.word(index))
+
+
+def asked_about(questions: str, word: str, dice: random.Random, **more: str) -> str:
+    """One of these questions about a word, as somebody types it, the word now and then in quotes or with a capital."""
+    shown = dice.choices((word, word.capitalize(), word.upper()), (30, 2, 1))[0]
+    text = asked(questions, dice)
+    return typed(text.format(word=dice.choice(QUOTES).format(shown), **more), dice, slips=False)
 
 
 def spelled(word: str) -> str:

@@ -1,10 +1,10 @@
 """English words for spelling and counting, and which of them are held out.
 
-First those that many packages use in their documentation, the most frequent first, then everyday words. The commonest
-are single tokens of any vocabulary, which a model can only spell if it was shown how, so none of them is held out: the
-held-out words are made of pieces that occur in other words. Where `task_data` has fetched a longer list, its words
-come between these. Promises: a word of this list is in the same split with and without the other; which word is held
-out depends on the word alone. Standard library only.
+First those that many packages use in their documentation, the most frequent first, then what people ask to spell, then
+everyday words. The commonest are single tokens of any vocabulary, which a model can only spell if it was shown how, so
+none of them is held out, and none of those that people ask for: the held-out words are made of pieces of other words.
+Where `task_data` has fetched a longer list, its words come between these. Promises: a word of this list is in the same
+split with and without the other; which word is held out depends on the word alone. Standard library only.
 """
 
 import random
@@ -15,11 +15,11 @@ from pathlib import Path
 from nanochat.tasks.task import Split, held_out, in_random_order
 from nanochat.tasks.word_file import fetched
 
-NUM_COMMON = 1200  # never held out
 TEST_SHARE = 0.2
 FETCHED_TEST_SHARE = 0.01  # of the words that only the fetched list has: some 2,000 of 370,000 are enough to ask
 EMBEDDED_EVERY = 5  # of the training words, where there are fetched ones
 SHUFFLE_SEED = 1337
+ASKED_AGAIN = 2  # times more often than others are those that people ask for
 
 
 _LIST = """
@@ -292,7 +292,46 @@ literature mathematics messenger microscope millionaire mischief neighborhood pa
 politician possession professor restaurant satellite scarecrow secretary skyscraper spaghetti specialist supermarket
 sympathy temperature tragedy tremendous typewriter unhappy wheelbarrow whirlpool
 """
-WORDS = tuple(_LIST.split())
+_ASKED = """
+strawberry banana keyboard mississippi necessary accommodate rhythm bookkeeper beautiful restaurant definitely
+separate embarrass receive believe weird friend tomorrow february wednesday business chocolate elephant computer hello
+world cheese coffee pizza apple orange pineapple raspberry blueberry blackberry cherry tomato potato cucumber carrot
+broccoli spaghetti lasagna mozzarella balloon raccoon kangaroo giraffe hippopotamus rhinoceros crocodile alligator
+butterfly dragonfly caterpillar grasshopper penguin squirrel rabbit puppy kitten parrot tiger monkey dinosaur unicorn
+dragon butter lettuce pepper vanilla cinnamon cappuccino espresso letter letters spelling grammar language dictionary
+encyclopedia library committee occurrence occasion success successful possess possession professor address addresses
+assess assessment millennium parallel occurred recommend recommendation questionnaire entrepreneur bureaucracy
+conscience conscious conscientious pneumonia psychology physics mathematics chemistry biology philosophy pharaoh
+pharmacy diarrhea hemorrhage liaison lieutenant maintenance maneuver medieval miscellaneous mischievous neighbor
+noticeable perseverance pronunciation privilege queue rendezvous schedule secretary sincerely souvenir surprise
+thorough threshold through though thought daughter laughter neighbour colour favourite favorite tongue twelfth tyranny
+unnecessary vacuum vehicle vegetable villain wrestle yacht zucchini knowledge knife knee knight island answer autumn
+column doubt debt receipt castle whistle listen scissors science scientist scene muscle
+supercalifragilisticexpialidocious antidisestablishmentarianism onomatopoeia abracadabra hallelujah chihuahua google
+facebook amazon microsoft nanochat chatgpt python javascript java internet website password email london paris berlin
+germany france spain italy england america canada mexico brazil china japan india australia africa europe philadelphia
+massachusetts connecticut tennessee california florida texas washington chicago michael jennifer elizabeth alexander
+christopher matthew anna emma hannah otto bob jessica rebecca william philip philippe sarah daniel david jonathan
+catherine isabella mum mom dad mother father brother sister grandmother grandfather family birthday christmas
+halloween thanksgiving easter summer winter spring school teacher student homework kindergarten university college
+football basketball baseball soccer tennis hockey swimming running bicycle airplane helicopter motorcycle telephone
+television refrigerator umbrella envelope window door house garden kitchen bathroom bedroom pillow blanket mirror
+bottle glass spoon jewelry jewellery aluminum gorgeous handsome pretty happy happiness funny sunny rainy cloudy
+thunderstorm lightning tornado hurricane earthquake volcano mountain valley ocean river forest desert planet universe
+astronaut rocket saturn jupiter mercury bubble puddle giggle tickle wiggle noodle poodle book moon room tree bee see
+feet teeth assassin aggressive bassoon cocoon tattoo buffalo coconut papaya avocado mango lemon watermelon grapefruit
+rhubarb radish parsley cauliflower asparagus mayonnaise ketchup mustard croissant baguette sandwich hamburger sausage
+wonderful amazing awesome fantastic excellent congratulations goodbye welcome please sorry thanks love peace freedom
+yes no cat dog fish bird cow horse sheep pig goat mouse rat lion bear wolf fox zebra whale shark dolphin octopus
+yellow purple green blue red black white brown pink gray silver gold one two three four five six seven eight nine ten
+eleven twelve hundred thousand million rhyme sleep dream night light right bright weight height freight people because
+which their there where were again enough until truly really usually probably especially different interesting
+important difficult easy minute hour second today yesterday monday tuesday thursday friday saturday sunday january
+march april june july august september october november december
+"""
+_COMMONEST = 1200  # of the list
+KEPT = tuple(dict.fromkeys([*_LIST.split()[:_COMMONEST], *_ASKED.split()]))  # never held out
+WORDS = tuple(dict.fromkeys([*KEPT, *_LIST.split()]))
 
 
 def words(split: Split, data_dir: Path | None = None) -> tuple[str, ...]:
@@ -307,10 +346,11 @@ def words(split: Split, data_dir: Path | None = None) -> tuple[str, ...]:
 
 @cache
 def _embedded(split: Split) -> tuple[str, ...]:
-    held = {word for word in WORDS[NUM_COMMON:] if _held_out(word, TEST_SHARE)}
+    held = {word for word in WORDS[len(KEPT) :] if _held_out(word, TEST_SHARE)}
     if split == "test":
         return tuple(in_random_order(held))
-    return tuple(word for word in WORDS if word not in held)
+    asked = [word for word in KEPT if word in frozenset(_ASKED.split())]
+    return (*(word for word in WORDS if word not in held), *asked * ASKED_AGAIN)
 
 
 @cache

@@ -42,12 +42,12 @@ def test_bad_mixtures_are_refused_with_the_knob_and_the_remedy(text, message):
 
 
 def test_every_task_gets_its_rows_and_few_conversations_come_again():
-    identity = make("identity", "train")
-    mixture = Mixture({"arithmetic": 30, "identity": len(identity) + 7}, "train", None, seed=1)
-    assert len(mixture) == len(list(mixture)) == 30 + len(identity) + 7
+    first = make("first_messages", "train")
+    mixture = Mixture({"arithmetic": 30, "first_messages": len(first) + 7}, "train", None, seed=1)
+    assert len(mixture) == len(list(mixture)) == 30 + len(first) + 7
     asked = Counter(conversation["messages"][0]["content"] for conversation in mixture)
-    times = [asked[identity[index]["messages"][0]["content"]] for index in range(len(identity))]
-    assert times == [2] * 7 + [1] * (len(identity) - 7)
+    times = [asked[first[index]["messages"][0]["content"]] for index in range(len(first))]
+    assert times == [2] * 7 + [1] * (len(first) - 7)
     assert sum(asked.values()) - sum(times) == 30
 
 
