@@ -106,7 +106,8 @@ class Gate:
             raise ApiError(429, message, "too_many_requests", retry_after=1)
         if self.access.key and scope["path"].startswith(NEEDS_KEY) and scope["method"] != "OPTIONS":
             kind, _, given = headers.get("authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.access.key.encode()):
+            sent = given.strip().encode("latin-1", "replace")  # as headers are read: the bytes that came
+            if kind.lower() != "bearer" or not hmac.compare_digest(sent, self.access.key.encode()):
                 message = "the key is missing or wrong: send it as Authorization: Bearer KEY"
                 raise ApiError(401, message, "invalid_api_key")
 

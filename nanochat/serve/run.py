@@ -57,8 +57,9 @@ class Options:
 
     @property
     def access(self) -> Access:
-        """Foreign host names are refused on loopback; elsewhere nobody knows all names, and a key keeps the door."""
-        hosts = (*LOOPBACK, self.host.lower(), *map(str.lower, self.allow_hosts)) if is_loopback(self.host) else ()
+        """Foreign host names are refused on loopback, and elsewhere where names are given: all of them nobody knows."""
+        known = (*LOOPBACK, self.host.lower(), *map(str.lower, self.allow_hosts))
+        hosts = known if is_loopback(self.host) or self.allow_hosts else ()
         return Access(self.key, hosts, tuple(self.allow_origins))
 
 

@@ -192,6 +192,12 @@ def test_a_client_that_does_not_read_holds_nothing_for_ever(endless, monkeypatch
         connection.close()
 
 
+def test_a_key_may_have_any_letters(endless):
+    with served(endless, key="Schlüssel") as server:
+        ask = lambda key: httpx.get(f"{server.url}/v1/models", headers={"Authorization": f"Bearer {key}".encode()})  # noqa: E731
+        assert [ask("Schlüssel").status_code, ask("Schlussel").status_code] == [200, 401]
+
+
 def test_a_key_opens_and_nothing_else_does(endless):
     with served(endless, key="open sesame", allow_origins=["https://pages.example"]) as server:
         with server.client(api_key="open sesame") as client:
@@ -225,6 +231,9 @@ def test_an_open_door_is_said_aloud(endless):
     for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2"):
         assert "localhost" in Options(host=host).access.hosts
     assert "chat.example" in Options(allow_hosts=["Chat.example"]).access.hosts
+    opened = Options(host="0.0.0.0", key="k", allow_hosts=["chat.example"]).access.hosts
+    assert "chat.example" in opened
+    assert "elsewhere.example" not in opened
 
 
 def test_the_numbers_are_prometheus_s_and_count(server, http_client):
