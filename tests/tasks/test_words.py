@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-import numpy as np
 import pytest
 
 from nanochat.data.chat_template import render
@@ -133,15 +132,14 @@ def test_the_engine_answers_a_call_as_the_reference_does(folder):
     task = make("letter_counting", "test", folder)
     for index in range(0, len(task), 7):
         ids, mask = render(letters, task[index]["messages"])
-        calls, forced = ToolCalls(letters, 1), []
+        calls, forced = ToolCalls(letters), []
         answer = ids.index(letters.special("<|assistant_start|>")) + 1
-        said = np.array([ids[answer:]])
-        for column in range(said.shape[1]):
-            token = said[:, column].copy()
-            was = calls.force(token)
-            assert token[0] == said[0, column]
-            forced.append(bool(was[0]))
-            calls.watch(said, ~was, column)
+        for token in ids[answer:]:
+            forced.append(0 in calls.pending)
+            if forced[-1]:
+                assert calls.forced(0) == token
+            else:
+                calls.watch(0, token)
         first, last = ids.index(begin) - answer, ids.index(end) - answer
         assert [column for column, was in enumerate(forced) if was] == list(range(first, last + 1))
         assert not any(mask[answer + first : answer + last + 1])
