@@ -140,8 +140,10 @@ def test_a_key_is_asked_for_and_lives_as_long_as_the_tab(chat, stub):
     chat.page.wait_for_selector("#model-name:text('needs a key')")
     chat.type("Hello")
     chat.page.wait_for_selector("#key-dialog[open]")
+    chat.page.wait_for_timeout(500)  # a person does not type before the field is there
     chat.page.keyboard.type("wrong")
     chat.press("Enter")
+    chat.page.wait_for_timeout(1000)
     chat.page.wait_for_selector("#key-dialog[open]")
     chat.page.keyboard.type("sesame")
     chat.press("Enter")

@@ -43,7 +43,7 @@ export function confirmed(title, text, yes) {
 export function askKey(reason) {
   const [dialog, input] = [element("key-dialog"), element("key")];
   element("key-reason").textContent = reason;
-  input.value = "";
+  if (!askKey.open) input.value = ""; // a second refusal does not take away what is being typed
   askKey.open ??= ask(dialog, "form", "submit", () => input.value.trim(), "").finally(() => (askKey.open = null));
   return askKey.open;
 }
