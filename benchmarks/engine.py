@@ -41,7 +41,7 @@ class Ours:
     def __init__(self, model: GPT, tokenizer: Any, compiled: bool, clock: str) -> None:
         self.engine = Engine(model, tokenizer, calculator=False, compile=compiled)
         self.clock = CLOCKS[clock]
-        self.engine.terminals = self.engine.scheduler.terminals = (-1, -1)
+        self.engine.scheduler.terminals = (-1, -1)
 
     def together(self, prompts: list[list[int]], tokens: int, samples: int = 1) -> float:
         """Tokens per second of all at once."""

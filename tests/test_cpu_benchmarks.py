@@ -144,7 +144,7 @@ def test_all_are_served_the_same_requests_and_get_all_their_tokens():
     assert all(len(prompt) + length < 128 for prompt, length in zip(load.prompts, load.lengths, strict=True))
     model = random_weights(GPTConfig.modern(2, 300, 128, width=32, head_dim=16))
     served = Engine(model, filled(300), calculator=False)
-    served.terminals = served.scheduler.terminals = (-1, -1)
+    served.scheduler.terminals = (-1, -1)
     before = served.scheduler.counts.generated
     waited = poisson_load.together(served.scheduler, load)
     assert served.scheduler.counts.generated - before == sum(load.lengths)

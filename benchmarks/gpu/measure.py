@@ -225,7 +225,9 @@ def decode(depth: int, architecture: str, device: str, tiny: bool, say: Say) -> 
     learned += [number.to_bytes(3, "big") for number in range(vocab_size - 256 - len(SPECIAL_TOKENS))]
     model, _ = started(run, here)
     engine = Engine(model, Tokenizer(tuple(learned)), calculator=False)
-    engine.model.lm_head.weight[list(engine.terminals)] = 0  # no answer ends by itself: the likeliest logit is above 0
+    engine.model.lm_head.weight[list(engine.scheduler.terminals)] = (
+        0  # no answer ends by itself: the likeliest logit is above 0
+    )
     count = 8 if tiny else DECODED
     for batch in (1, 16):
         prompts = torch.randint(256, (batch, 16 if tiny else 256)).tolist()

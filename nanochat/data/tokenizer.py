@@ -79,6 +79,11 @@ class Tokenizer:
     def bos(self) -> int:
         return self.special(BOS)
 
+    @property
+    def terminals(self) -> tuple[int, int]:
+        """The tokens that end an answer."""
+        return self.special("<|assistant_end|>"), self.bos
+
     def special(self, name: str) -> int:
         """The id of a special token."""
         if name not in SPECIAL_TOKENS:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanochat.model.attention import attention, by_blocks, fused, grouped, products, ungrouped
+from nanochat.model.attention import KEY_BLOCK, attention, by_blocks, fused, in_blocks
 
 SHARED, NOBODY = -1, -2  # owners of a token that are no row: the beginning, and what only fills a place
-BLOCK = 64  # queries; on one core 10 % faster than 128, where a block of prompts is in the cache nearest to it
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class PrefixTree:
         """Attention of q (B, T, H, D) over k and v (B, T, K, D), as the tree lets it."""
         on_cpu = q.device.type == "cpu"
         if not self.branches:  # only the order counts
-            return by_blocks(q, k, v, window, BLOCK) if on_cpu else attention(q, k, v, window)
+            return by_blocks(q, k, v, window, KEY_BLOCK) if on_cpu else attention(q, k, v, window)
         seen = self.visible(window)
         return in_blocks(q, k, v, seen) if on_cpu else fused(q, k, v, seen[:, None])
 
@@ -89,14 +88,3 @@ class PrefixTree:
         if window not in self._seen:
             self._seen[window] = self._tree & (self.positions[:, :, None] - self.positions[:, None] < window)
         return self._seen[window]
-
-
-def in_blocks(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
-    """As attention.by_blocks, where the queries of each row see other keys: `visible` (B, T, T), none after itself."""
-    q, k, v = grouped(q, k.size(2)), k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
-    blocks = []
-    for start in range(0, q.size(3), BLOCK):
-        stop = min(start + BLOCK, q.size(3))
-        seen = visible[:, None, None, start:stop, :stop]
-        blocks.append(products(q[:, :, :, start:stop], k[:, :, :stop], v[:, :, :stop], seen))
-    return ungrouped(torch.cat(blocks, dim=3))

@@ -14,10 +14,10 @@ from nanochat.data.chat_template import render_prompt
 from nanochat.inference.engine import Engine
 from nanochat.inference.load import load
 from nanochat.inference.sampling import Sampling
+from nanochat.inference.tool_calls import SHOWN
 
 Messages = Sequence[Mapping[str, Any]]
 
-SHOWN = {"<|python_start|>": "[", "<|python_end|>": "", "<|output_start|>": " = ", "<|output_end|>": "] "}
 LEAST_ANSWER = 1 / 4  # of the context: room that old turns must leave for the next answer
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from nanochat.model.gpt import GPT
 from nanochat.model.kv_cache import DecodeStep, KVCache
 
+LEAST = 4  # rows of a product: for fewer, those of a CPU round otherwise
 Decoded = tuple[Tensor, Tensor, Tensor]  # logits (B, V) fp32, the likeliest token (B,), its log-probability (B,)
 
 
@@ -49,7 +50,7 @@ class Decoder:
         """
         if self.on_gpu:
             return min(1 << (rows - 1).bit_length(), self.cache.max_rows)
-        least = 2 if self.cache.dtype == torch.bfloat16 and rows <= 2 else 4
+        least = 2 if self.cache.dtype == torch.bfloat16 and rows <= 2 else LEAST
         return min(-(-rows // least) * least, self.cache.max_rows)
 
     def __call__(self, tokens: Tensor, lengths: Tensor, before: Tensor, longest: int) -> Decoded:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from nanochat.inference.decode import LEAST
 from nanochat.inference.requests import Completion, Delta, Request
 from nanochat.inference.sampling import Sampling
 from nanochat.inference.scheduler import Scheduler
@@ -52,7 +53,6 @@ class Engine:
     ) -> None:
         self.model, self.tokenizer = model.inference_copy(), tokenizer
         compile = self.model.wte.weight.device.type == "cuda" if compile is None else compile
-        self.terminals = (tokenizer.special("<|assistant_end|>"), tokenizer.bos)
         fitting = rows_that_fit(self.model, max_len)
         rows = min(max_rows, fitting) if max_rows else fitting
         self.scheduler = Scheduler(self.model, tokenizer, calculator, rows, max_len, compile)
@@ -150,7 +150,7 @@ class Engine:
         Characters of several bytes are held back until they are whole. No piece is empty.
         """
         text = TextStream(self.tokenizer)
-        yield from filter(None, (text.push(token) for token in tokens if token not in self.terminals))
+        yield from filter(None, (text.push(token) for token in tokens if token not in self.scheduler.terminals))
         yield from filter(None, [text.flush()])
 
     def stream(
@@ -169,7 +169,7 @@ def rows_that_fit(model: GPT, max_len: int | None = None) -> int:
     """How many rows of so many positions (None: of the whole context) the cache may hold, 4 to 256."""
     device = model.wte.weight.device
     free = CACHE_SHARE * _free(device) if device.type == "cuda" else CPU_CACHE_BYTES
-    return int(min(max(free // row_bytes(model.config, model.compute_dtype, max_len), 4), MAX_ROWS))
+    return int(min(max(free // row_bytes(model.config, model.compute_dtype, max_len), LEAST), MAX_ROWS))
 
 
 def _free(device: torch.device) -> int:

@@ -67,13 +67,8 @@ class Sampling:
         return self.temperature == 0
 
     @property
-    def cut(self) -> tuple[float, int, float, float]:
-        """What rows that are drawn together must have in common."""
-        return self.temperature, self.top_k or 0, self.top_p, self.min_p
-
-    @property
-    def cut_settings(self) -> tuple[float, int | None, float, float]:
-        """The same as `choose` takes it."""
+    def cut(self) -> tuple[float, int | None, float, float]:
+        """What rows that are drawn together must have in common, as `choose` takes it."""
         return self.temperature, self.top_k, self.top_p, self.min_p
 
 

@@ -9,14 +9,13 @@ cancels frees the row within a step. Not here: threads (worker.py), prompts (dat
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nanochat.inference.decode import Decoder
+from nanochat.inference.decode import LEAST, Decoder
 from nanochat.inference.requests import Answer, Completion, Counts, Deliver, Delta, Request
 from nanochat.inference.rows import Rows, State
 from nanochat.inference.sampling import Sampling, choose, draws, penalised
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 READ_ALONE = 16_384  # tokens of prompts read in one forward: bounds the memory of its activations
 READ_BESIDE = 512  # the same while answers are under way, which wait for it
-LEAST = 4  # rows of a product: for fewer, those of a CPU round otherwise
 CROWDED = 7 / 8  # rows are moved together when fewer of those decoded speak: moving one costs about a step
 
 
@@ -47,10 +45,10 @@ class Scheduler:
         compile: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, model.wte.weight.device
-        max_rows = max(4, max_rows)  # as many as the smallest batch is padded to
+        max_rows = max(LEAST, max_rows)  # as many as the smallest batch is padded to
         self.cache = KVCache(model.config, max_rows, max_len, self.device, model.compute_dtype)
         self.rows, self.decoder = Rows(self.cache), Decoder(model, self.cache, compile)
-        self.terminals = (tokenizer.special("<|assistant_end|>"), tokenizer.bos)
+        self.terminals = tokenizer.terminals
         self.tools = ToolCalls(tokenizer) if calculator else None
         self.waiting: deque[Request] = deque()
         self.counts = Counts()
@@ -283,7 +281,6 @@ class Scheduler:
         """Tokens and log-probabilities (B,), rows that want the same drawn together."""
         rows = self.rows
         wanted = [rows.owner[row].request.sampling for row in speaking.tolist()]
-        first = wanted[0]
         if penalties := [i for i, sampling in enumerate(wanted) if sampling.repetition_penalty != 1]:
             logits, greedy = logits.clone(), None
             for i in penalties:
@@ -293,15 +290,16 @@ class Scheduler:
         if greedy and all(sampling.greedy for sampling in wanted):
             return greedy[0].cpu().numpy(), greedy[1].cpu().numpy()
         uniform = rows.uniform[speaking, rows.length[speaking]]
-        if all(sampling is first or sampling.cut == first.cut for sampling in wanted):
-            tokens, log_probs = choose(logits, torch.from_numpy(uniform).to(self.device), *first.cut_settings)
+        alike: dict[tuple[float, int | None, float, float], list[int]] = {}
+        for i, sampling in enumerate(wanted):
+            alike.setdefault(sampling.cut, []).append(i)
+        drawn = torch.from_numpy(uniform).to(self.device)
+        if len(alike) == 1:
+            tokens, log_probs = choose(logits, drawn, *wanted[0].cut)
             return tokens.cpu().numpy(), log_probs.cpu().numpy()
         chosen, given = np.zeros(len(speaking), np.int64), np.zeros(len(speaking), np.float32)
-        order = sorted(range(len(wanted)), key=lambda i: wanted[i].cut)
-        for _, group in groupby(order, key=lambda i: wanted[i].cut):
-            some = list(group)
-            drawn = torch.from_numpy(uniform[some]).to(self.device)
-            tokens, log_probs = choose(logits[some], drawn, *wanted[some[0]].cut_settings)
+        for cut, some in alike.items():
+            tokens, log_probs = choose(logits[some], drawn[some], *cut)
             chosen[some], given[some] = tokens.cpu().numpy(), log_probs.cpu().numpy()
         return chosen, given
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from nanochat.data.tokenizer import Tokenizer
 
 FAILED = "error"
+# how people read a call and its answer: [12*34 = 408]
+SHOWN = {"<|python_start|>": "[", "<|python_end|>": "", "<|output_start|>": " = ", "<|output_end|>": "] "}
 
 
 class ToolCalls:

@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 QUERY_BLOCK = 128
+KEY_BLOCK = (
+    64  # of `in_blocks`; on one core 10 % faster than 128, where a block of prompts is in the cache nearest to it
+)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
@@ -68,6 +71,25 @@ def by_blocks(q: Tensor, k: Tensor, v: Tensor, window: int | None = None, block:
         age = torch.arange(start, stop, device=q.device)[:, None] - torch.arange(low, stop, device=q.device)  # (t, s)
         visible = (age >= 0) & (age < window)
         blocks.append(products(q[:, :, :, start:stop], k[:, :, low:stop], v[:, :, low:stop], visible))
+    return ungrouped(torch.cat(blocks, dim=3))
+
+
+def in_blocks(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, past: int = 0, window: int | None = None) -> Tensor:
+    """As `by_blocks`, of q (B, T, H, D) behind `past` of the keys k and v (B, past + T, K, D), where the queries of
+    each row see other keys: `visible` (B, T, past + T), none after itself.
+
+    Blocks of keys begin at multiples of KEY_BLOCK and are whole, so that sums are made in the same order whatever is
+    read beside a row.
+    """
+    window, missing = k.size(1) if window is None else window, -k.size(1) % KEY_BLOCK
+    k, v = (F.pad(x, (0, 0, 0, 0, 0, missing)).transpose(1, 2).contiguous() for x in (k, v))
+    q, visible = grouped(q, k.size(1)), F.pad(visible, (0, missing))
+    blocks = []
+    for start in range(0, q.size(3), KEY_BLOCK):
+        stop = start + KEY_BLOCK
+        low, high = max(0, (past + start - window + 1) // KEY_BLOCK * KEY_BLOCK), past + stop
+        seen = visible[:, None, None, start:stop, low:high]
+        blocks.append(products(q[:, :, :, start:stop], k[:, :, low:high], v[:, :, low:high], seen))
     return ungrouped(torch.cat(blocks, dim=3))
 
 

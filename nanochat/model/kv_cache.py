@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.model.attention import attention, fused, grouped, products, ungrouped
+from nanochat.model.attention import KEY_BLOCK, attention, fused, grouped, in_blocks, products, ungrouped
 from nanochat.model.config import WINDOW_MULTIPLE, GPTConfig
 
-STEP = 64  # positions: memory and the part of it that a step looks at grow by so many
+STEP = KEY_BLOCK  # positions: memory and the part of it that a step looks at grow by so many
 SPARE = 1  # position that is never used: so no view is contiguous, and one compilation serves all of them
 SLACK = WINDOW_MULTIPLE  # positions kept beyond the window: a row's beginning can still be shared so long after it
 
@@ -36,6 +36,11 @@ def row_bytes(config: GPTConfig, dtype: torch.dtype, max_len: int | None = None)
     longest = config.sequence_len if max_len is None else max_len
     positions = sum(room_of(config, layer, longest) + SPARE for layer in range(config.n_layer))
     return 2 * positions * config.kv_dim * dtype.itemsize
+
+
+def in_steps(positions: int) -> int:
+    """The next multiple of STEP."""
+    return -(-positions // STEP) * STEP
 
 
 class KVCache:
@@ -93,7 +98,7 @@ class KVCache:
     def views(self, num_rows: int, longest: int) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values (B, K, S, D) of the first rows, of every layer, as far as `longest` positions reach."""
         self._hold(num_rows, longest)
-        span = min(-(-longest // STEP) * STEP, self.max_len)
+        span = min(in_steps(longest), self.max_len)
         key = (num_rows, span)
         if key not in self._views:
             keys, values = (
@@ -127,7 +132,7 @@ class KVCache:
         """Row `targets[i]` has read the first `lengths[i]` tokens of `sources[i]`, the last of them `latest[i]`."""
         longest = int(self.lengths[list(sources)].max())
         self._hold(max(targets) + 1, longest)
-        used = min(-(-longest // STEP) * STEP, self.max_len)
+        used = min(in_steps(longest), self.max_len)
         given, taken = (torch.tensor(rows, device=self.device) for rows in (sources, targets))
         self.forget(targets)  # an interrupted copy is neither
         for each in (*self.keys, *self.values):
@@ -150,7 +155,7 @@ class KVCache:
         if num_rows <= rows and longest <= reach:
             return
         rows = rows if num_rows <= rows else min(max(num_rows, 2 * rows), self.max_rows)
-        reach = reach if longest <= reach else min(max(-(-longest // STEP) * STEP, 2 * reach), self.max_len)
+        reach = reach if longest <= reach else min(max(in_steps(longest), 2 * reach), self.max_len)
         for each in (self.keys, self.values):
             for layer, room in enumerate(self.rooms):
                 missing = (min(room, reach) + SPARE - each[layer].size(2), rows - each[layer].size(0))
@@ -173,7 +178,7 @@ class Reading:
         # beyond the context only the padding of other rows
         self.positions = (self.starts[:, None] + torch.arange(width, device=device)).clamp(max=cache.max_len - 1)
         self.device_rows = torch.from_numpy(rows).to(device)
-        self.reach = -(-int(starts.max()) // STEP) * STEP
+        self.reach = in_steps(int(starts.max()))
         self.written = {room: self._written(room, width) for room in set(cache.rooms)}
         latest = tokens.cpu()[torch.arange(len(rows)), torch.from_numpy(counts - 1).clamp(min=0)].numpy()
         self.latest = np.where(counts > 0, latest, cache.latest[rows])
@@ -198,7 +203,7 @@ class Reading:
 
     def _over_all(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """Attention over the past positions that a query may see, and the chunk; key j is at start - past + j."""
-        past = min(self.reach, -(-window // STEP) * STEP)
+        past = min(self.reach, in_steps(window))
         positions = self.starts[:, None] + torch.arange(-past, 0, device=q.device)  # (B, P), below 0: nothing
         at = positions.clamp(min=0) % self.cache.rooms[layer]
         row = self.device_rows[:, None]
@@ -219,19 +224,6 @@ class Reading:
         row, column = np.nonzero(kept)
         at = (self.cache.lengths[self.rows][row] + column) % room
         return tuple(torch.from_numpy(x).to(self.cache.device) for x in (row, column, self.rows[row], at))
-
-
-def in_blocks(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, past: int, window: int) -> Tensor:
-    """Attention of q (B, T, H, D), `past` keys after the first of k and v (B, P + T, K, D); `visible` (B, T, P + T)."""
-    missing = -k.size(1) % STEP
-    k, v = (F.pad(x, (0, 0, 0, 0, 0, missing)).transpose(1, 2).contiguous() for x in (k, v))
-    q, visible = grouped(q, k.size(1)), F.pad(visible, (0, missing))
-    blocks = []
-    for start in range(0, q.size(3), STEP):
-        low, high = max(0, (past + start - window + 1) // STEP * STEP), past + start + STEP
-        seen = visible[:, None, None, start : start + STEP, low:high]
-        blocks.append(products(q[:, :, :, start : start + STEP], k[:, :, low:high], v[:, :, low:high], seen))
-    return ungrouped(torch.cat(blocks, dim=3))
 
 
 class DecodeStep:

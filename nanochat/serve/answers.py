@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from nanochat.data.tokenizer import Tokenizer
+from nanochat.inference.tool_calls import SHOWN as INLINE
 from nanochat.serve.wire import Piece
 
 OPEN, CLOSED, RESULT, RESULTED = "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>"
-INLINE = {OPEN: "[", CLOSED: "", RESULT: " = ", RESULTED: "] "}
 Event = dict[str, Any]  # {"content": text} or {"tool": {"input", "output"}}
 
 
@@ -23,7 +23,7 @@ class Voice:
 
     def __init__(self, index: int, tokenizer: Tokenizer, separate: bool = False) -> None:
         self.index, self.tokenizer, self.separate = index, tokenizer, separate
-        self.terminals = (tokenizer.special("<|assistant_end|>"), tokenizer.bos)
+        self.terminals = tokenizer.terminals
         self.tokens = 0
         self.finish: str | None = None
         self._call: dict[str, str] | None = None  # the open call

@@ -40,14 +40,9 @@ CONTEXT = 300
 
 def windowed_model(**features: object) -> GPT:
     """Windows of 128 in a context of 300, so that rings go round."""
-    shape = GPTConfig.modern(3, TOKENIZER.vocab_size, CONTEXT, width=32, head_dim=8).as_dict()
-    model = GPT(GPTConfig.from_dict(shape | features))
-    model.init_weights(0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return model
+    return random_model(
+        lambda *shape, **more: GPTConfig.from_dict(GPTConfig.modern(*shape, **more).as_dict() | features), CONTEXT
+    )
 
 
 def twin(model: GPT, prompt: list[int], sampling: Sampling, sample: int = 0) -> tuple[list[int], list[float]]:
@@ -61,7 +56,7 @@ def twin(model: GPT, prompt: list[int], sampling: Sampling, sample: int = 0) -> 
             if sampling.repetition_penalty != 1:
                 logits = penalised(logits, torch.tensor(ids), sampling.repetition_penalty)
             drawn = torch.from_numpy(uniform[len(ids) - len(prompt)][None])
-            token, log_prob = choose(logits[None], drawn, *sampling.cut_settings)
+            token, log_prob = choose(logits[None], drawn, *sampling.cut)
             ids.append(int(token))
             log_probs.append(float(log_prob))
             if ids[-1] in (END, BOS):
